@@ -1,0 +1,1 @@
+"""The connector process and how others talk to it."""

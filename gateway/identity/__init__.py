@@ -1,0 +1,1 @@
+"""From a signed-in person to a login on one cluster."""

@@ -1,0 +1,1 @@
+"""The life of a launch: states, store, and the main path."""

@@ -1,0 +1,1 @@
+"""What a cluster is, as admins write it."""

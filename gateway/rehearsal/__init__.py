@@ -1,0 +1,1 @@
+"""The embedded cluster of the demo: SSH servers and a small Slurm look-alike."""

@@ -1,0 +1,1 @@
+"""From a JobRequest to a JobScript; pure."""

@@ -1,0 +1,1 @@
+"""Batch schedulers behind one contract; they know a transport, never SSH."""

@@ -1,0 +1,1 @@
+"""The SSH user-certificate authority: policy, signing, audit. Nothing else runs here."""

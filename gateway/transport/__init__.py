@@ -1,0 +1,1 @@
+"""Run an argv as an account on a login node; knows no scheduler."""

@@ -1,0 +1,1 @@
+"""From the hub host to the notebook, and the hub API back."""

@@ -1,0 +1,1 @@
+"""Frozen values that travel along the main path; standard library only."""
