@@ -129,6 +129,8 @@ class StopRequest(Message):
 
 
 class GpuChoice(Message):
+    """GPUs of one kind."""
+
     kind: str | None
     max: int
     free: int
@@ -149,18 +151,24 @@ class PartitionChoice(Message):
 
 
 class AccountChoice(Message):
+    """An account this user may charge."""
+
     name: str
     default: bool = False
     qos: list[str] = []
 
 
 class EnvironmentChoice(Message):
+    """A software environment."""
+
     name: str
     title: Words
     interface: str
 
 
 class ReservationChoice(Message):
+    """A reservation this user may use."""
+
     name: str
     ends_at: datetime
     active: bool
@@ -181,6 +189,8 @@ class ClusterChoices(Message):
 
 
 class ClusterHealth(Message):
+    """How one cluster answers."""
+
     name: str
     state: str = Field(description="up, slow or down")
     words: Words
@@ -188,5 +198,7 @@ class ClusterHealth(Message):
 
 
 class Health(Message):
+    """How the connector is."""
+
     version: str
     clusters: list[ClusterHealth]
