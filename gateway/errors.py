@@ -6,7 +6,8 @@
     ├── ConfigurationError     the admin must fix it
     ├── RequestRejected        the user must change it (the scheduler's own words shown)
     ├── ClusterUnavailable     wait; we keep trying
-    │   └── SubmitAmbiguous    the job may exist: look for it by name before anything else
+    │   ├── SubmitAmbiguous    the job may exist: look for it by name before anything else
+    │   └── NotAnnounced       the node answered; the agent has not announced itself yet
     ├── ClusterRefused         somebody must look (host key, certificate, output not understood)
     └── LaunchFailed           the job ended too early (with the tail of its log)
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gateway.text import Text
+from gateway.text import Words
 
 
 class GatewayError(Exception):
@@ -31,7 +32,7 @@ class GatewayError(Exception):
     transient: ClassVar[bool] = False
     default_reason: ClassVar[str] = "error"
 
-    def __init__(self, user_message: Text, *, detail: str = "", reason: str = "") -> None:
+    def __init__(self, user_message: Words, *, detail: str = "", reason: str = "") -> None:
         super().__init__(user_message.render())
         self.user_message = user_message
         self.detail = detail
@@ -58,11 +59,11 @@ class RequestRejected(GatewayError):
 
     def __init__(
         self,
-        user_message: Text,
+        user_message: Words,
         *,
         detail: str = "",
         reason: str = "",
-        fields: Mapping[str, Text] | None = None,
+        fields: Mapping[str, Words] | None = None,
     ) -> None:
         super().__init__(user_message, detail=detail, reason=reason)
         self.fields = dict(fields or {})
@@ -81,6 +82,13 @@ class SubmitAmbiguous(ClusterUnavailable):
     default_reason = "submit_ambiguous"
 
 
+class NotAnnounced(ClusterUnavailable):
+    """We looked, and the agent of the job has not announced itself (or a former run's file lies
+    there). Only this, never another ``ClusterUnavailable``, counts towards a start deadline."""
+
+    default_reason = "not_announced"
+
+
 class ClusterRefused(GatewayError):
     """The cluster answered in a way that a person must look at."""
 
@@ -93,7 +101,7 @@ class LaunchFailed(GatewayError):
     default_reason = "launch_failed"
 
     def __init__(
-        self, user_message: Text, *, detail: str = "", reason: str = "", log_tail: str = ""
+        self, user_message: Words, *, detail: str = "", reason: str = "", log_tail: str = ""
     ) -> None:
         super().__init__(user_message, detail=detail, reason=reason)
         self.log_tail = log_tail

@@ -16,12 +16,34 @@ from babel.messages.pofile import read_po
 
 Language = Literal["en", "fr"]
 LANGUAGES: Final[tuple[Language, ...]] = ("en", "fr")
-Param = str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Words that come in both languages already: a title that an admin wrote, or a sentence
+    that another process has rendered."""
+
+    en: str
+    fr: str
+
+    def render(self, language: Language = "en") -> str:
+        """Return the words in ``language``."""
+        return self.fr if language == "fr" else self.en
+
+    def __str__(self) -> str:
+        return self.en
+
+    def as_dict(self) -> dict[str, str]:
+        """Return ``{"en": …, "fr": …}``."""
+        return {"en": self.en, "fr": self.fr}
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A sentence: ``template`` uses ``str.format`` names, ``params`` fills them."""
+    """A sentence: ``template`` uses ``str.format`` names, ``params`` fills them.
+
+    A parameter may itself be words; it is rendered in the same language.
+    """
 
     template: str
     params: Mapping[str, Param] = field(default_factory=dict)
@@ -31,7 +53,14 @@ class Text:
         template = self.template
         if language != "en":
             template = _catalogue(language).get(template) or template
-        return template.format(**self.params) if self.params else template
+        if not self.params:
+            return template
+        return template.format(
+            **{
+                name: value.render(language) if isinstance(value, (Text, Fixed)) else value
+                for name, value in self.params.items()
+            }
+        )
 
     def __str__(self) -> str:
         return self.render()
@@ -39,6 +68,10 @@ class Text:
     def as_dict(self) -> dict[str, str]:
         """Return ``{"en": …, "fr": …}``, the shape used in JSON."""
         return {language: self.render(language) for language in LANGUAGES}
+
+
+Words = Text | Fixed
+Param = str | int | float | Text | Fixed
 
 
 def text(template: str, /, **params: Param) -> Text:
