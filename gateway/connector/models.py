@@ -6,15 +6,15 @@ status 400 (RequestRejected), 404, 409, 502 (ClusterRefused, LaunchFailed), 503
 
 ======  =====================================  =======================================
 GET     /health                                Health
-PUT     /servers/{hub_user}/{server_name}      EnsureRequest -> EnsureAnswer; the default
-                                               server's name is written ``-``
-GET     /launches?user=&server=&live=          list of LaunchView, newest first
+POST    /servers                               EnsureRequest -> EnsureAnswer
+GET     /launches?user=&server=&live=          list of LaunchView, newest first; ``server=`` absent
+                                               means any, empty the default one
 GET     /launches/{id}                         LaunchView
 GET     /launches/{id}/events                  LaunchView as JSON lines, one a change, at least
                                                one every 15 s; ends with an ended launch
 POST    /launches/{id}/stop                    StopRequest -> LaunchView
 GET     /launches/{id}/log                     {"log": "…"}: the tail of the job's log
-GET     /clusters?user=HUB_USER&source=&subject=   list of ClusterChoices
+POST    /clusters/choices                      IdentityModel -> list of ClusterChoices
 POST    /clusters/{name}/check                 EnsureRequest -> {} or an error: validation only
 GET     /metrics                               Prometheus text
 ======  =====================================  =======================================
@@ -23,17 +23,23 @@ GET     /metrics                               Prometheus text
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr
 
 from gateway.launch.states import EndReason, LaunchState
+
+
+# Never in repr or logs; in JSON, which travels over the 0600 socket only, in the clear.
+Secret = Annotated[
+    SecretStr, PlainSerializer(lambda value: value.get_secret_value(), when_used="json")
+]
 
 
 class Message(BaseModel):
     """A frozen JSON body; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Words(Message):
@@ -49,17 +55,21 @@ class IdentityModel(Message):
     source: str = Field(max_length=64)
     subject: str = Field(max_length=255)
     name: str = Field(max_length=63, description="the hub's user name")
+    claims: dict[str, str | tuple[str, ...]] = Field(default={}, repr=False)
 
 
 class EnsureRequest(Message):
     """ "Let this server have a live launch": adopts one, or makes one."""
 
     identity: IdentityModel
+    server_name: str = Field(default="", max_length=63, description="empty: the default server")
     options: dict[str, Any] = Field(description="as posted; the connector validates it")
-    environment: dict[str, str] = Field(default={}, description="of the server, without the token")
+    environment: dict[str, str] = Field(
+        default={}, repr=False, description="of the server, without the token"
+    )
     arguments: list[str] = Field(default=[], description="of the single-user server")
     base_url: str = Field(default="/", description="such as /user/alice/")
-    api_token: SecretStr | None = None
+    api_token: Secret | None = None
     token_id: str | None = None
 
 
@@ -119,7 +129,8 @@ class EnsureAnswer(Message):
 
     launch: LaunchView
     adopted: bool
-    api_token: SecretStr | None = None
+    api_token: Secret | None = None
+    token_id: str | None = None
 
 
 class StopRequest(Message):

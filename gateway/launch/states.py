@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from gateway.text import Text
+from gateway.text import Words
 from gateway.values.endpoints import EdgeAddress
 from gateway.values.identity import ClusterUser, Identity
 from gateway.values.jobs import JobId
@@ -62,6 +62,9 @@ TRANSITIONS: Final[dict[LaunchState, frozenset[LaunchState]]] = {
 }
 
 LIVE_STATES: Final = frozenset(LaunchState) - {LaunchState.ENDED}
+# At most one launch of a server is in one of these (the store enforces it); one that is ENDING is
+# left to finish beside its successor: edge and directory are per launch.
+ADOPTABLE_STATES: Final = LIVE_STATES - {LaunchState.ENDING}
 
 
 class EndReason(StrEnum):
@@ -86,16 +89,20 @@ class Transition:
 
     at: datetime
     state: LaunchState
-    words: Text
+    words: Words
     by: str = ""  # who asked: a hub user name, "culler", "connector"
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchRecord:
-    """A launch as stored. Secrets are not part of it; the store keeps them apart, encrypted.
+    """A launch as stored. Secrets are not part of it; the store keeps them apart, encrypted, by
+    ``start_id``.
 
-    ``options`` is the validated choice (JSON object). ``reached`` tells whether the agent was
-    ever reached: from then on silence never ends the launch.
+    ``options`` is the validated choice (JSON object). One *run* is one start of the job on a node;
+    a requeue makes another (seen by a change of restarts, node or start time). ``reached_nonce``
+    is the nonce of the agent reached in this run: from then on silence never ends the launch.
+    ``unannounced_since`` counts answered looks only. ``offered_start_id`` is written before secrets
+    are sent, ``running_start_id`` once the agent has named it.
     """
 
     id: str
@@ -113,9 +120,16 @@ class LaunchRecord:
     node: str | None = None
     directory: str | None = None
     restarts: int = 0
-    reached: bool = False
+    tunnel_mode: str = "compute_ssh"
+    submit_attempted_at: datetime | None = None
+    job_seen_at: datetime | None = None
+    job_started_at: datetime | None = None
+    unannounced_since: datetime | None = None
+    reached_nonce: str | None = None
+    offered_start_id: str | None = None
+    running_start_id: str | None = None
     end_reason: EndReason | None = None
-    end_words: Text | None = None
+    end_words: Words | None = None
     log_tail: str = ""
     token_id: str | None = None
     history: tuple[Transition, ...] = field(default=(), compare=False)

@@ -97,8 +97,9 @@ class LoginHost(Model):
 
 
 class LoginProfile(Model):
-    """How the login nodes are reached over SSH."""
+    """How the login nodes are reached: over SSH."""
 
+    kind: Literal["ssh"] = "ssh"
     hosts: tuple[LoginHost, ...] = Field(min_length=1, description="tried in order")
     host_key_alias: Host | None = Field(
         default=None, description="name to look up in known_hosts for all login hosts"
@@ -166,6 +167,11 @@ class TunnelProfile(Model):
     """How the notebook is reached."""
 
     mode: Literal["compute_ssh"] = Field(default="compute_ssh", description="see the tunnel guide")
+    node_address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]*\{node\}[A-Za-z0-9.-]*$")] = Field(
+        default="{node}",
+        description="address of a compute node, as the login node resolves it, and its name in "
+        "known_hosts; {node} is the scheduler's name for it",
+    )
     compute_port: Port = Field(default=22, description="port of sshd on compute nodes")
     socket_directory: Annotated[str, Field(pattern=r"^/[a-z0-9/_.-]{0,40}$")] = Field(
         default="/tmp",  # noqa: S108 - the agent makes its own 0700 directory in it

@@ -94,9 +94,10 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def find_by_name(self, actor: Actor, name: str) -> JobId | None:
-        """The newest job of that name owned by ``actor`` in any state, ``None`` when a
-        controller answered that there is none."""
+    async def find_by_name(self, actor: Actor, name: str) -> tuple[JobId, ...]:
+        """All jobs of that name owned by ``actor`` that the scheduler still knows, in any state,
+        oldest first; empty only when a controller answered that there is none. A submit that was
+        cut off may still be under way: an empty answer counts only after its time-out."""
         ...
 
     async def fetch_statuses(self, jobs: Collection[JobId]) -> Mapping[JobId, JobStatus]:

@@ -13,20 +13,24 @@ most 64 KiB each, both ways. The newest control stream wins; an older one is clo
 From the tunnel::
 
     {"type": "hello", "protocol": 1, "launch_id": "…", "hub_socket": "hub-3.sock"}
-    {"type": "start", "environment": {…}, "arguments": […]}      secrets; sent once per change
+    {"type": "start", "start_id": "…", "environment": {…}, "arguments": […]}          secrets
     {"type": "stop"}                                             end the server, then the job
     {"type": "ping"}
 
 From the agent::
 
-    {"type": "hello", "protocol": 1, "launch_id": "…", "phase": "waiting|starting|listening|ended"}
-    {"type": "phase", "phase": "starting|listening|ended", "exit_status": 1, "words": "…"}
+    {"type": "hello", "protocol": 1, "launch_id": "…", "nonce": "…", "phase": "waiting"}
+    {"type": "phase", "phase": "starting|listening|ended", "start_id": "…", "exit_status": 1,
+     "words": "…"}
     {"type": "pong"}
+
+The agent speaks first; its ``nonce`` must be the announced one before anything secret is sent.
 
 ``hub_socket`` names the socket, within ``directory``, that this connection forwards to the hub
 API; the agent's own stable ``hub.sock`` dials the newest one. The agent starts the server at the
-first ``start`` and keeps the environment only in memory; a later ``start`` is acknowledged with
-the present phase and changes nothing. ``listening`` means that the server answers on ``nb.sock``.
+first ``start`` and keeps the environment only in memory; a later ``start`` is answered with the
+present phase and the ``start_id`` that is in force, and changes nothing (``hello`` carries
+``start_id`` too, once there is one). ``listening`` means that the server answers on ``nb.sock``.
 """
 
 from __future__ import annotations
@@ -65,7 +69,8 @@ class TunnelTarget:
     """Where a tunnel goes: the node comes from the scheduler, never from the job.
 
     ``launch_directory`` is absolute on the cluster; ``hub_api_socket`` is the unix socket on the
-    hub host at which this launch's hub-API filter listens.
+    hub host at which this launch's hub-API filter listens. An announcement whose nonce is
+    ``stale_nonce`` is a former run's and counts as none.
     """
 
     launch_id: str
@@ -73,6 +78,7 @@ class TunnelTarget:
     node: str
     launch_directory: str
     hub_api_socket: Path
+    stale_nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +86,24 @@ class ServerStart:
     """What the agent needs to start the server. Holds secrets: never logged, never shown.
 
     ``environment`` may hold :data:`~gateway.values.endpoints.HUB_SOCKET_PLACEHOLDER`, which the
-    tunnel replaces by the agent's own hub socket.
+    tunnel replaces by the agent's own hub socket. ``start_id`` names this set of secrets, so that
+    after a crash it is known which one the server runs with.
     """
 
+    start_id: str
     environment: Mapping[str, str] = field(repr=False)
     arguments: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AgentPhase:
-    """The agent's last word: ``waiting``, ``starting``, ``listening`` or ``ended``."""
+    """The agent's last word: ``waiting``, ``starting``, ``listening`` or ``ended``.
+
+    ``start_id`` tells which :class:`ServerStart` is in force, ``None`` before the first.
+    """
 
     phase: str
+    start_id: str | None = None
     exit_status: int | None = None
     words: str = ""
 
@@ -107,8 +119,9 @@ class Tunnel(Protocol):
         """The last phase heard."""
         ...
 
-    async def send_start(self, start: ServerStart) -> None:
-        """Hand the server's environment and arguments to the agent."""
+    async def send_start(self, start: ServerStart) -> AgentPhase:
+        """Hand the server's environment and arguments to the agent; return its answer, whose
+        ``start_id`` is another when a server was already running."""
         ...
 
     async def send_stop(self) -> None:
@@ -145,8 +158,8 @@ class TunnelOpener(Protocol):
     and returns a tunnel whose control stream has said hello both ways and whose hub-API socket is
     in place.
 
-    Raises only :class:`~gateway.errors.GatewayError`: ``ClusterUnavailable`` (no announcement
-    yet, node or login node not reachable: try again), ``ClusterRefused`` (host key, sign-in
+    Raises only :class:`~gateway.errors.GatewayError`: ``NotAnnounced`` (we looked; no announcement
+    of this run yet), ``ClusterUnavailable`` (node or login node not reachable: try again), ``ClusterRefused`` (host key, sign-in
     refused, forwarding prohibited, an announcement that is not this launch's).
     """
 

@@ -30,7 +30,9 @@ class Announcement:
     All of it was written by the user's own process: it is checked before use, and never names
     a host to connect to (the node comes from the scheduler).
 
-    ``directory`` is the agent's private socket directory on the compute node (absolute,
+    ``nonce`` is fresh random (32 hex digits) in every run of the agent: it tells a requeued run
+    from the former one, and, read from a 0600 file and repeated on the control stream, proves that
+    the socket belongs to this agent. ``directory`` is the agent's private socket directory on the compute node (absolute,
     ``[a-z0-9/_.-]``, under 80 bytes). ``port`` and ``key_sha256`` serve the TCP modes.
     """
 
@@ -39,6 +41,6 @@ class Announcement:
     host: str
     pid: int
     directory: str
-    restarts: int = 0
+    nonce: str
     port: int | None = None
     key_sha256: str | None = None

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NewType
 
-from gateway.text import Text
+from gateway.text import Words
 from gateway.values.identity import ClusterUser
 from gateway.values.resources import ResourceRequest
 
@@ -46,7 +46,7 @@ class JobEnd:
     """How a job ended; ``words`` is a sentence for its owner."""
 
     outcome: Outcome
-    words: Text
+    words: Words
     exit_code: int | None = None
     signal: int | None = None
     cancelled_by: str | None = None  # a name or a uid, as the scheduler tells it
@@ -68,7 +68,7 @@ class JobStatus:
     name: str = ""
     owner: str = ""
     native_reason: str = ""
-    reason_words: Text | None = None
+    reason_words: Words | None = None
     batch_node: str | None = None
     nodes: tuple[str, ...] = ()
     partition: str = ""
