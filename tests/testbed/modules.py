@@ -19,18 +19,21 @@ MODULES = {
     "Core/python/3.11.lua": (
         'whatis("Python 3.11")\nsetenv("LANDFALL_TEST_MODULE", "python-3.11")\n'
     ),
-    "Core/broken/1.0.lua": 'this is not a module file (\n',
+    "Core/broken/1.0.lua": "this is not a module file (\n",
     "Core/failing/1.0.lua": 'LmodError("This module needs a licence that you do not hold")\n',
     "Core/conflicting/1.0.lua": 'conflict("python")\nsetenv("LANDFALL_TEST_CONFLICT", "1")\n',
     "Core/needy/1.0.lua": 'depends_on("python/3.11")\n',
 }
 
-PROFILE = f"""\
-# Read after lmod.sh, by name.
-export MODULEPATH={TREE}/Core
-export LMOD_SYSTEM_DEFAULT_MODULES=StdEnv/2023
-if [ -z "${{LANDFALL_MODULES_LOADED-}}" ]; then
-    export LANDFALL_MODULES_LOADED=1
+# Read by Debian's /etc/profile.d/lmod.sh.
+MODULESPATH = f"{TREE}/Core\n"
+
+# Sourced after lmod.sh, by name. The guard is the one of Lmod's own documentation: a shell that
+# inherits an environment keeps its modules.
+PROFILE = """\
+if [ -z "${__Init_Default_Modules-}" ]; then
+    export __Init_Default_Modules=1
+    export LMOD_SYSTEM_DEFAULT_MODULES=StdEnv/2023
     module --initial_load --no_redirect restore
 fi
 """

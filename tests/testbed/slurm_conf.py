@@ -131,7 +131,7 @@ ACCOUNTING = (
     "add qos scavenger Priority=1",
     "modify qos normal set Preempt=scavenger",
     "add account def-alice Description=alice Organization=bed",
-    "add account rrg-physics Description=physics Organization=bed GrpTRES=gres/gpu=1",
+    "add account rrg-physics Description=physics Organization=bed",
     "add account def-carol Description=carol Organization=bed",
     "add account services Description=services Organization=bed",
     "add user alice DefaultAccount=def-alice Account=def-alice QOS=normal,short,scavenger"
@@ -143,3 +143,6 @@ ACCOUNTING = (
     "add user observer DefaultAccount=services Account=services QOS=normal DefaultQOS=normal"
     " AdminLevel=Operator",
 )
+
+# Once slurmctld has told slurmdbd that there is such a resource.
+ACCOUNTING_OF_GPUS = ("modify account rrg-physics set GrpTRES=gres/gpu=1",)

@@ -1,0 +1,5 @@
+"""A complete cluster in network namespaces: Slurm with accounting, sshd, Lmod, and a hub host."""
+
+from .bed import Bed, BedError, why_not
+
+__all__ = ["Bed", "BedError", "why_not"]
