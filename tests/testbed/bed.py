@@ -18,9 +18,12 @@ from typing import Self
 from . import accounts, daemons, hosts, keys, state
 from .layout import (
     CLUSTER_HOSTS,
+    COMPUTE,
     FIRST_EXTRA_UID,
     HUB,
+    LINKS,
     LOGIN,
+    PEOPLE,
     SERVICES,
     Layout,
     Person,
@@ -265,6 +268,27 @@ class Bed:
             if found.command == "sshd" and found.process != listener:
                 gone += send(found.process, signal.SIGKILL)
         return gone
+
+    def reset(self) -> None:
+        """As after `up`: links whole, all daemons serving, no job, idle nodes. Raises BedError."""
+        here = state.load(self.layout).hosts
+        for one, other in LINKS:
+            hosts.set_cut(here, one, other, cut=False)
+        for host, name in daemons.PLACES:
+            self.resume(host, name)
+            self.start(host, name)
+        for name in COMPUTE:
+            self.run(LOGIN, ["scontrol", "update", f"nodename={name}", "state=resume"])
+        self.run(LOGIN, ["scancel", "--user", ",".join(person.name for person in PEOPLE)])
+        self.wait_for("an empty queue and idle nodes", self.is_idle, timeout=60)
+
+    def is_idle(self) -> bool:
+        """No job that is not ended, and every node idle."""
+        nodes = self.run(LOGIN, ["sinfo", "--noheader", "-N", "-o", "%N %T"], timeout=30)
+        states = dict(line.split() for line in nodes.stdout.splitlines())
+        queue = self.run(LOGIN, ["squeue", "--noheader"], timeout=30)
+        ok = nodes.returncode == queue.returncode == 0 and not queue.stdout.strip()
+        return ok and all(states.get(name) == "idle" for name in COMPUTE)
 
     # People
 

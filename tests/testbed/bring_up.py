@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import accounts, daemons, hosts, keys, slurm_conf, sshd_conf, state
 from .bed import Bed, BedError, why_not
-from .layout import COMPUTE, LOGIN, Layout
+from .layout import LOGIN, Layout
 from .processes import Process, status_of
 from .teardown import tear_down
 
@@ -84,7 +84,7 @@ def _steps(bed: Bed, say: Say, *, keep: bool) -> None:
             bed.sacctmgr(line)
     with step("slurmctld and slurmd"):
         _start(layout, [p for p in daemons.PLACES if p[1] in ("slurmctld", "slurmd")])
-        bed.wait_for("idle nodes", lambda: _idle(bed), timeout=30)
+        bed.wait_for("idle nodes", bed.is_idle, timeout=30)
         for line in slurm_conf.ACCOUNTING_OF_GPUS:
             bed.sacctmgr(line)
     with state.change(layout) as record:
@@ -113,9 +113,3 @@ def _start(layout: Layout, places: list[tuple[str, str]]) -> None:
             record.daemons[f"{host}/{name}"] = process
     for host, name in places:
         daemons.wait_ready(layout, holders[host], host, name, record.daemons[f"{host}/{name}"])
-
-
-def _idle(bed: Bed) -> bool:
-    done = bed.run(LOGIN, ["sinfo", "--noheader", "-N", "-o", "%N %T"], timeout=30)
-    states = dict(line.split() for line in done.stdout.splitlines())
-    return all(states.get(name) == "idle" for name in COMPUTE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 HUB = "hub"
@@ -16,6 +17,8 @@ CLUSTER_NAME = "testbed"
 # Each host is a network namespace of its own, so two beds may use the same addresses.
 HUB_SIDE = {HUB: "10.77.1.1", LOGIN: "10.77.1.2"}
 CLUSTER_SIDE = {LOGIN: "10.77.2.2", "c1": "10.77.2.11", "c2": "10.77.2.12", "c3": "10.77.2.13"}
+# The pairs that can talk, each once.
+LINKS = ((HUB, LOGIN), *combinations(CLUSTER_HOSTS, 2))
 
 
 @dataclass(frozen=True, slots=True)
