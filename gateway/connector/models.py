@@ -29,7 +29,6 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr
 
 from gateway.launch.states import EndReason, LaunchState
 
-
 # Never in repr or logs; in JSON, which travels over the 0600 socket only, in the clear.
 Secret = Annotated[
     SecretStr, PlainSerializer(lambda value: value.get_secret_value(), when_used="json")

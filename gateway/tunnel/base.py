@@ -159,8 +159,9 @@ class TunnelOpener(Protocol):
     in place.
 
     Raises only :class:`~gateway.errors.GatewayError`: ``NotAnnounced`` (we looked; no announcement
-    of this run yet), ``ClusterUnavailable`` (node or login node not reachable: try again), ``ClusterRefused`` (host key, sign-in
-    refused, forwarding prohibited, an announcement that is not this launch's).
+    of this run yet), ``ClusterUnavailable`` (node or login node not reachable: try again),
+    ``ClusterRefused`` (host key, sign-in refused, forwarding prohibited, an announcement that is
+    not this launch's).
     """
 
     async def open(self, target: TunnelTarget, *, timeout: float) -> Tunnel: ...
