@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import accounts, daemons, hosts, keys, state
+from . import accounts, daemons, hosts, keys, slurm_conf, state
 from .layout import (
     CLUSTER_HOSTS,
     COMPUTE,
@@ -23,7 +23,6 @@ from .layout import (
     HUB,
     LINKS,
     LOGIN,
-    PEOPLE,
     SERVICES,
     Layout,
     Person,
@@ -269,6 +268,21 @@ class Bed:
                 gone += send(found.process, signal.SIGKILL)
         return gone
 
+    def configure_slurm(self, *extra: str) -> None:
+        """Slurm with these lines added to the bed's own slurm.conf, and no earlier ones.
+
+        For options that `scontrol reconfigure` takes up, such as `PrivateData=jobs`.
+        """
+        cgroups = state.load(self.layout).cgroups
+        text = slurm_conf.build_slurm_conf(self.layout, cgroups=cgroups, extra=extra)
+        file = self.layout.etc(LOGIN) / "slurm" / "slurm.conf"
+        if file.read_text() == text:
+            return
+        file.write_text(text)
+        done = self.run(LOGIN, ["scontrol", "reconfigure"])
+        if done.returncode != 0:
+            raise BedError(f"scontrol reconfigure: {done.stderr}")
+
     def reset(self) -> None:
         """As after `up`: links whole, all daemons serving, no job, idle nodes. Raises BedError."""
         here = state.load(self.layout).hosts
@@ -277,9 +291,12 @@ class Bed:
         for host, name in daemons.PLACES:
             self.resume(host, name)
             self.start(host, name)
+        self.configure_slurm()
         for name in COMPUTE:
             self.run(LOGIN, ["scontrol", "update", f"nodename={name}", "state=resume"])
-        self.run(LOGIN, ["scancel", "--user", ",".join(person.name for person in PEOPLE)])
+        jobs = self.run(LOGIN, ["squeue", "--noheader", "--format=%A"]).stdout.split()
+        if jobs:
+            self.run(LOGIN, ["scancel", *sorted(set(jobs))])
         self.wait_for("an empty queue and idle nodes", self.is_idle, timeout=60)
 
     def is_idle(self) -> bool:
@@ -316,10 +333,11 @@ class Bed:
         """A key with a 12-hour certificate of the user CA; the private key's path."""
         return keys.certify(self.layout, user, directory or self.scratch / "ssh", *options)
 
-    def ssh_argv(self, user: str, host: str, *options: str) -> list[str]:
+    def ssh_argv(self, user: str, host: str, *options: str, key: Path | None = None) -> list[str]:
         """argv of ssh(1), to be run on the hub: `bed.run("hub", bed.ssh_argv(...) + [command])`.
 
-        A compute node is reached through the login node with the account `tunnel`.
+        A compute node is reached through the login node with the account `tunnel`. `key`: the
+        private key to offer instead of one with a certificate.
         """
         base = ["ssh", "-F", "/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"]
         base += ["-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "ConnectTimeout=10"]
@@ -332,7 +350,8 @@ class Bed:
         if host in CLUSTER_HOSTS and host != LOGIN:
             jump = [*base, *identity("tunnel"), "-W", f"{host}:22", f"tunnel@{LOGIN}"]
             options = ("-o", f"ProxyCommand={' '.join(jump)}", *options)
-        return [*base, *identity(user), *options, f"{user}@{host}"]
+        own = identity(user) if key is None else ["-i", str(key)]
+        return [*base, *own, *options, f"{user}@{host}"]
 
     def wait_for(
         self, what: str, question: Callable[[], bool], timeout: float = 30, every: float = 0.1

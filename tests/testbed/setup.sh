@@ -6,7 +6,7 @@ set -eu
 packages='
 slurm-wlm slurmdbd slurm-wlm-mysql-plugin munge mariadb-server
 lmod openssh-server openssh-client
-nftables iproute2 util-linux procps sudo acl
+nftables iproute2 util-linux procps sudo
 shellcheck chromium fonts-liberation
 '
 

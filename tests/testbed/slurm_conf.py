@@ -5,6 +5,8 @@ Sources: slurm.conf(5), slurmdbd.conf(5), cgroup.conf(5), gres.conf(5) of 22.05.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .layout import CLUSTER_NAME, CLUSTER_SIDE, COMPUTE, LOGIN, Layout
 
 CORES = 8
@@ -12,8 +14,11 @@ MEMORY_MIB = 20000
 FEATURES = {"c1": "skylake", "c2": "broadwell", "c3": "broadwell"}
 
 
-def build_slurm_conf(layout: Layout, *, cgroups: bool) -> str:
-    """`cgroups`: memory and process tracking by cgroup v1, else by polling (see below)."""
+def build_slurm_conf(layout: Layout, *, cgroups: bool, extra: Sequence[str] = ()) -> str:
+    """`cgroups`: memory and process tracking by cgroup v1, else by polling (see below).
+
+    `extra`: further lines, such as `PrivateData=jobs`.
+    """
     if cgroups:
         tracking = [
             "ProctrackType=proctrack/cgroup",
@@ -76,6 +81,7 @@ def build_slurm_conf(layout: Layout, *, cgroups: bool) -> str:
             "InactiveLimit=0",
             "SlurmctldDebug=info",
             "SlurmdDebug=info",
+            *extra,
             *nodes,
             "PartitionName=interactive Nodes=c[1-2] Default=YES MaxTime=08:00:00"
             " DefaultTime=01:00:00 State=UP",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.testbed import Bed, BedError
+from tests.testbed.keys import make_key
 from tests.testbed.layout import COMPUTE, HOSTS, HUB, LOGIN, layout_of
 from tests.testbed.processes import inode_of
 from tests.testbed.teardown import list_beds, remove_stale
@@ -45,8 +47,9 @@ def over_ssh(bed: Bed, user: str, host: str, command: str) -> subprocess.Complet
 
 
 def test_sbatch_over_ssh_with_a_certificate(bed: Bed) -> None:
-    text = "#!/bin/bash -l\\nmodule load gcc/12.3 openmpi python && env | grep ^LANDFALL_TEST_; hostname"
-    command = f"printf '{text}\\n' | sbatch --parsable --wait --output=out.txt"
+    modules = "module load gcc/12.3 openmpi python"
+    text = f"#!/bin/bash -l\\n{modules}\\nenv | grep ^LANDFALL_TEST_; hostname\\n"
+    command = f"printf '{text}' | sbatch --parsable --wait --output=out.txt"
     done = over_ssh(bed, "alice", LOGIN, command)
     assert done.returncode == 0, done.stderr
     number = done.stdout.strip()
@@ -117,20 +120,29 @@ def test_compute_node_admits_while_a_job_runs(bed: Bed) -> None:
         assert over_ssh(bed, "alice", "c1", "hostname").stdout == "c1\n"
         assert over_ssh(bed, "alice", "c2", "hostname").returncode == 255
         assert over_ssh(bed, "bob", "c1", "hostname").returncode == 255
-        # A key of the user's own authorized_keys meets the same rule.
-        own = bed.scratch / "own"
-        line = "\n".join(["cert-authority " + Path(f"{bed.user_ca_key}.pub").read_text()])
-        directory = bed.home / "alice" / ".ssh"
-        directory.mkdir(mode=0o700)
-        (directory / "authorized_keys").write_text(line)
-        for path in (directory, directory / "authorized_keys"):
-            os.chown(path, 6001, 6001)
-        bed.certify("carol", own)
         session = bed.popen(HUB, [*bed.ssh_argv("alice", "c1"), "sleep 200"])
     # The end of the job ends the sessions on its node.
     assert session.wait(20) == 255
     session.communicate()
     assert over_ssh(bed, "alice", "c1", "hostname").returncode == 255
+
+
+def test_own_keys_meet_the_same_rule(bed: Bed) -> None:
+    key = bed.scratch / "own_key"
+    make_key(key, "own")
+    directory = bed.home / "carol" / ".ssh"
+    directory.mkdir(mode=0o700)
+    (directory / "authorized_keys").write_text(Path(f"{key}.pub").read_text())
+    for path in (directory, directory / "authorized_keys"):
+        shutil.chown(path, 6003, 6003)
+    try:
+        argv = [*bed.ssh_argv("carol", "c3", key=key), "hostname"]
+        assert bed.run(HUB, [*bed.ssh_argv("carol", LOGIN, key=key), "true"]).returncode == 0
+        assert bed.run(HUB, argv).returncode == 255
+        with job(bed, "carol", "--partition=small"):
+            assert bed.run(HUB, argv).stdout == "c3\n"
+    finally:
+        shutil.rmtree(directory)
 
 
 ECHO = """
@@ -201,6 +213,7 @@ def test_daemons_can_be_stopped_killed_and_paused(bed: Bed) -> None:
     bed.resume(LOGIN, "slurmdbd")
     bed.stop(LOGIN, "slurmctld")
     bed.start(LOGIN, "slurmctld")
+    bed.run(LOGIN, ["sbatch", "--output=/dev/null", "--wrap=sleep 300"], user="bob", check=True)
     bed.reset()
     with pytest.raises(BedError):
         bed.kill(HUB, "sshd")
@@ -221,13 +234,24 @@ def test_limits_are_enforced(bed: Bed) -> None:
     assert bob.returncode == 0, bob.stderr
 
 
-def test_observer_sees_all_jobs_and_new_users_work(bed: Bed) -> None:
+def test_a_new_user_can_work_at_once(bed: Bed) -> None:
     person = bed.add_user("dave")
-    argv = ["scontrol", "reconfigure"]
-    bed.run(LOGIN, argv, check=True)
-    with job(bed, person.name) as number:
-        seen = bed.run(LOGIN, ["squeue", "--noheader", "-o%i %u"], user="observer").stdout
-        assert f"{number} dave" in seen.splitlines()
+    with job(bed, person.name, "--nodelist=c1"):
+        assert over_ssh(bed, "dave", "c1", "id -un").stdout == "dave\n"
+
+
+def test_private_jobs_are_seen_by_the_observer_only(bed: Bed) -> None:
+    def seen(user: str) -> str:
+        return bed.run(LOGIN, ["squeue", "--noheader", "-o%i"], user=user).stdout.strip()
+
+    with job(bed, "alice") as number:
+        assert seen("bob") == number
+        bed.configure_slurm("PrivateData=jobs")
+        try:
+            assert (seen("alice"), seen("observer"), seen("bob")) == (number, number, "")
+        finally:
+            bed.configure_slurm()
+        assert seen("bob") == number
 
 
 UP_AND_DIE = """
