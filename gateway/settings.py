@@ -11,6 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.fields import Duration
+from gateway.yaml_files import load_model
+
 
 class Section(BaseModel):
     """Base of all sections: frozen, unknown keys refused."""
@@ -30,7 +33,7 @@ class HubSettings(Section):
         default=("configurable-http-proxy",), description="argv that starts the proxy"
     )
     admin_users: frozenset[str] = Field(default=frozenset(), description="hub names of admins")
-    idle_timeout: timedelta | None = Field(
+    idle_timeout: Duration | None = Field(
         default=timedelta(hours=3), description="servers idle this long are stopped; null: never"
     )
     named_servers: int = Field(default=5, ge=0, le=50, description="named servers a user may have")
@@ -74,7 +77,9 @@ class SignerSettings(Section):
     clients: tuple[int, ...] = Field(
         default=(), description="uids that may ask; by default the signer's own"
     )
-    lifetime: timedelta = Field(default=timedelta(minutes=2), le=timedelta(minutes=5))
+    lifetime: Duration = Field(
+        default=timedelta(minutes=2), le=timedelta(minutes=5), description="of a certificate"
+    )
     source_addresses: tuple[str, ...] = Field(
         default=(), description="addresses from which certificates are valid"
     )
@@ -120,3 +125,11 @@ class Settings(Section):
         return self.connector.database or (
             f"sqlite+aiosqlite:///{self.state_directory / 'connector.sqlite'}"
         )
+
+
+def load_settings(path: Path) -> Settings:
+    """Read ``gateway.yml``.
+
+    :raises ConfigurationError: every fault with file, line, column, key and remedy.
+    """
+    return load_model(path.absolute(), Settings)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from gateway.profiles.models import Memory, Name
+from gateway.fields import Memory, Name
 from gateway.values.resources import format_walltime, parse_walltime
 
 

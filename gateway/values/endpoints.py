@@ -33,7 +33,8 @@ class Announcement:
     ``nonce`` is fresh random (32 hex digits) in every run of the agent: it tells a requeued run
     from the former one, and, read from a 0600 file and repeated on the control stream, proves that
     the socket belongs to this agent. ``directory`` is the agent's private socket directory on the
-    compute node (absolute, ``[a-z0-9/_.-]``, under 80 bytes). ``port`` and ``key_sha256`` serve the TCP modes.
+    compute node (absolute, ``[a-z0-9/_.-]``, under 80 bytes). ``port`` and ``key_sha256`` serve
+    the TCP modes.
     """
 
     launch_id: str

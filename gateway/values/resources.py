@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Self
 
-_MEMORY: Final = re.compile(r"([0-9]{1,9})\s?(K|M|G|T)(?:i?B)?", re.ASCII)
+_MEMORY: Final = re.compile(r"([0-9]{1,9}) ?(K|M|G|T)(?:i?B)?", re.ASCII)
 _MIB_PER: Final = {"M": 1, "G": 1024, "T": 1024 * 1024}
 _UNITS_TIME: Final = re.compile(
-    r"(?:([0-9]{1,4})\s?d)?\s?(?:([0-9]{1,5})\s?h)?\s?(?:([0-9]{1,6})\s?(?:min|m))?\s?(?:([0-9]{1,7})\s?s)?",
+    r"(?:([0-9]{1,4}) ?d)? ?(?:([0-9]{1,5}) ?h)? ?(?:([0-9]{1,6}) ?(?:min|m))? ?(?:([0-9]{1,7}) ?s)?",
     re.ASCII,
 )
 _CLOCK_TIME: Final = re.compile(r"(?:([0-9]{1,4})-)?([0-9]{1,4}):([0-9]{2}):([0-9]{2})", re.ASCII)
