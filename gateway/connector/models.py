@@ -1,8 +1,9 @@
 """What travels between the hub (or the CLI) and the connector: JSON over a unix socket.
 
-The routes; errors are ``{"error": {"reason", "message": {"en", "fr"}, "detail", "fields"}}`` with
-status 400 (RequestRejected), 404, 409, 502 (ClusterRefused, LaunchFailed), 503
-(ClusterUnavailable), 500 (ConfigurationError or a fault of ours):
+The routes; errors are ``{"error": {"kind", "reason", "message": {"en", "fr"}, "detail", "fields",
+"log_tail"}}`` with status 400 (RequestRejected), 404 (the same, ``reason`` not_found), 403
+(``reason`` forbidden), 502 (ClusterRefused, LaunchFailed), 503 (ClusterUnavailable), 500
+(ConfigurationError or a fault of ours); ``kind`` is the class in ``gateway.errors``:
 
 ======  =====================================  =======================================
 GET     /health                                Health

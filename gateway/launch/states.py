@@ -100,7 +100,8 @@ class LaunchRecord:
 
     ``options`` is the validated choice (JSON object). One *run* is one start of the job on a node;
     a requeue makes another (seen by a change of restarts, node or start time). ``reached_nonce``
-    is the nonce of the agent reached in this run: from then on silence never ends the launch.
+    is the nonce of the agent reached in this run: from then on silence never ends the launch;
+    ``former_nonce`` that of the run before, whose announcement may still lie in the directory.
     ``unannounced_since`` counts answered looks only. ``offered_start_id`` is written before secrets
     are sent, ``running_start_id`` once the agent has named it.
     """
@@ -126,6 +127,7 @@ class LaunchRecord:
     job_started_at: datetime | None = None
     unannounced_since: datetime | None = None
     reached_nonce: str | None = None
+    former_nonce: str | None = None
     offered_start_id: str | None = None
     running_start_id: str | None = None
     end_reason: EndReason | None = None
