@@ -118,6 +118,11 @@ class Bed:
         """A directory with one path for this process and every host; /tmp is each host's own."""
         return self.layout.scratch
 
+    @property
+    def hub_files(self) -> Path:
+        """A directory with one path for this process and the hub; empty on cluster hosts."""
+        return self.layout.hub_files
+
     def address(self, host: str, source: str = HUB) -> str:
         """The IPv4 address of `host` as `source` dials it; KeyError where there is no route."""
         return address_between(source, host)
@@ -331,7 +336,7 @@ class Bed:
 
     def certify(self, user: str, directory: Path | None = None, *options: str) -> Path:
         """A key with a 12-hour certificate of the user CA; the private key's path."""
-        return keys.certify(self.layout, user, directory or self.scratch / "ssh", *options)
+        return keys.certify(self.layout, user, directory or self.hub_files / "ssh", *options)
 
     def ssh_argv(self, user: str, host: str, *options: str, key: Path | None = None) -> list[str]:
         """argv of ssh(1), to be run on the hub: `bed.run("hub", bed.ssh_argv(...) + [command])`.
@@ -344,7 +349,7 @@ class Bed:
         base += ["-o", "GlobalKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=yes"]
 
         def identity(name: str) -> list[str]:
-            key = self.scratch / "ssh" / f"id_{name}"
+            key = self.hub_files / "ssh" / f"id_{name}"
             return ["-i", str(key if key.exists() else self.certify(name))]
 
         if host in CLUSTER_HOSTS and host != LOGIN:

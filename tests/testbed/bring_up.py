@@ -92,7 +92,7 @@ def _steps(bed: Bed, say: Say, *, keep: bool) -> None:
 
 
 def _write_files(layout: Layout, *, cgroups: bool) -> str:
-    for directory in (layout.logs, layout.home, layout.scratch):
+    for directory in (layout.logs, layout.home, layout.scratch, layout.hub_files):
         directory.mkdir(mode=0o755)
     password = accounts.make_etc(layout, cgroups=cgroups)
     keys.make_keys(layout)

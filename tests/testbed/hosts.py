@@ -46,6 +46,10 @@ for path in "$@"; do
     mount --move "/mnt/keep/$n" "$path"
 done
 mount --move /mnt "$state"
+# The hub has nothing of the cluster, the cluster nothing of the hub.
+if [ -n "$home" ]; then hidden='hub keys'
+else hidden='home etc-cluster ssh spool'; fi
+for name in $hidden; do mount -t tmpfs -o ro,mode=755,size=4k tmpfs "$state/$name"; done
 mkdir -p /run/sshd /run/lock
 install -d -o munge -g munge /run/munge
 install -d -o mysql -g mysql /run/mysqld

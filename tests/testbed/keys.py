@@ -28,6 +28,7 @@ def make_keys(layout: Layout) -> None:
                 *("-h", "-n", names, f"{layout.host_key(host)}.pub"),
             ]
         )
+        (layout.ssh(host) / "user_ca.pub").write_text(public_line(layout.user_ca_key) + "\n")
         (layout.ssh(host) / "sshd_config").write_text(build_sshd_config(layout, host))
     plain = {host: public_line(layout.host_key(host)) for host in CLUSTER_HOSTS}
     layout.known_hosts.write_text(build_known_hosts(public_line(layout.host_ca_key), plain))

@@ -82,6 +82,11 @@ class Layout:
         return self.state / "scratch"
 
     @property
+    def hub_files(self) -> Path:
+        """Seen under this same path by the hub and by the machine, not by the cluster."""
+        return self.state / "hub"
+
+    @property
     def keys(self) -> Path:
         return self.state / "keys"
 

@@ -232,14 +232,19 @@ def record_refusals(rec: Recorder) -> None:
         "assoc-max-wall": rec.submit(
             "assoc-max-wall", "-p", "long", "-t", "2-0:00", "-w", "c2", user="bob"
         ),
+        # The partition has no default time: the association's MaxWall is taken, over its limit.
+        "assoc-wall-as-default": rec.submit("assoc-wall-as-default", "-p", "gpu", user="bob"),
     }
+    time.sleep(3)
+    for name, job in waiting.items():
+        rec.job(f"waits-{name}", job, "observer")
     rec.cancel_all()
     first = rec.submit("qos-first", "-q", "short", "-t", "5")
     waiting["qos-max-jobs"] = rec.submit("qos-second", "-q", "short", "-t", "5")
     rec.submit("qos-submit-limit", "-q", "short", "-t", "5")
     rec.wait(first, "RUNNING")
-    one = rec.submit("gpu-first", "-p", "gpu", "--gres=gpu:1", user="bob")
-    waiting["grp-gres"] = rec.submit("gpu-second", "-p", "gpu", "--gres=gpu:1", user="bob")
+    one = rec.submit("gpu-first", "-p", "gpu", "-t5", "--gres=gpu:1", user="bob")
+    waiting["grp-gres"] = rec.submit("gpu-second", "-p", "gpu", "-t5", "--gres=gpu:1", user="bob")
     rec.wait(one, "RUNNING")
     time.sleep(3)
     for name in ("qos-max-jobs", "grp-gres"):

@@ -16,7 +16,7 @@ def build_sshd_config(layout: Layout, host: str) -> str:
         f"PidFile {layout.ssh(host)}/sshd.pid",
         f"HostKey {layout.host_key(host)}",
         f"HostCertificate {layout.host_key(host)}-cert.pub",
-        f"TrustedUserCAKeys {layout.user_ca_key}.pub",
+        f"TrustedUserCAKeys {layout.ssh(host)}/user_ca.pub",
         # Without PAM an account needs the password '*': '!' would lock it.
         "UsePAM no",
         "PasswordAuthentication no",

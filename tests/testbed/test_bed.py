@@ -104,6 +104,9 @@ def test_hosts_are_apart(bed: Bed) -> None:
         assert bed.run("c1", ["test", "-e", f"{directory}/here"]).returncode == 1
         assert not Path(directory, "here").exists()
     assert bed.run("c2", ["test", "-d", "/home/alice"]).returncode == 0
+    assert bed.run(HUB, ["ls", str(bed.home)]).stdout == ""
+    assert bed.run("c1", ["ls", str(bed.user_ca_key.parent), str(bed.hub_files)]).returncode == 0
+    assert bed.run("c1", ["test", "-e", str(bed.user_ca_key)]).returncode == 1
 
 
 def test_tunnel_account_forwards_and_does_nothing_else(bed: Bed) -> None:
@@ -128,7 +131,7 @@ def test_compute_node_admits_while_a_job_runs(bed: Bed) -> None:
 
 
 def test_own_keys_meet_the_same_rule(bed: Bed) -> None:
-    key = bed.scratch / "own_key"
+    key = bed.hub_files / "own_key"
     make_key(key, "own")
     directory = bed.home / "carol" / ".ssh"
     directory.mkdir(mode=0o700)
