@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +27,7 @@ from .layout import (
     address_between,
     layout_of,
 )
+from .preconditions import why_users_cannot_run_python
 from .processes import CLEAN_ENVIRONMENT, Process, Status, is_alive, list_inside, send, wait_gone
 from .teardown import tear_down
 
@@ -123,6 +122,14 @@ class Bed:
         """A directory with one path for this process and the hub; empty on cluster hosts."""
         return self.layout.hub_files
 
+    @property
+    def python(self) -> Path:
+        """This interpreter, for jobs. Raises BedError where cluster users cannot run it."""
+        why = why_users_cannot_run_python()
+        if why is not None:
+            raise BedError(why)
+        return Path(sys.prefix) / "bin" / "python"
+
     def address(self, host: str, source: str = HUB) -> str:
         """The IPv4 address of `host` as `source` dials it; KeyError where there is no route."""
         return address_between(source, host)
@@ -205,10 +212,14 @@ class Bed:
         return hosts.network_of(self._holder(host))
 
     def processes(self, host: str, uid: int | None = None) -> list[Status]:
-        """What runs on a host; zombies left out."""
+        """What runs on a host, of whom `uid` says; what only holds its namespaces is left out."""
         record = state.load(self.layout).hosts[host]
         found = list_inside({(record.network, record.mounts)})
-        return [one for one in found if uid is None or _uid_of(one.process.pid) == uid]
+        return [
+            one
+            for one in found
+            if one.process != record.holder and uid in (None, _uid_of(one.process.pid))
+        ]
 
     # Breaking and mending
 
@@ -374,24 +385,3 @@ def _uid_of(pid: int) -> int | None:
         return Path(f"/proc/{pid}").stat().st_uid
     except FileNotFoundError:
         return None
-
-
-TOOLS = (
-    *("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-install-db", "sshd"),
-    *("ssh-keygen", "nft", "ip", "nsenter", "unshare", "setpriv"),
-)
-
-
-def why_not() -> str | None:
-    """Why no bed can be brought up here, as a sentence; None when it can."""
-    if sys.platform != "linux":
-        return "the test bed needs Linux"
-    if os.geteuid() != 0:
-        return "the test bed needs root (it makes network namespaces)"
-    path = f"{os.environ.get('PATH', '')}:{CLEAN_ENVIRONMENT['PATH']}"
-    missing = [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
-    if not Path("/usr/share/lmod/lmod/init/bash").exists():
-        missing.append("lmod")
-    if missing:
-        return f"the test bed lacks {', '.join(missing)}: run `make test-setup`"
-    return None

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import accounts, daemons, hosts, keys, slurm_conf, sshd_conf, state
-from .bed import Bed, BedError, why_not
+from .bed import Bed, BedError
 from .layout import LOGIN, Layout
+from .preconditions import why_not
 from .processes import Process, status_of
 from .teardown import tear_down
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from .bed import Bed, why_not
+from .bed import Bed
+from .preconditions import why_not
 from .teardown import remove_stale
 
 

@@ -205,6 +205,22 @@ def test_cut_and_heal(bed: Bed) -> None:
     bed.heal(HUB, LOGIN)
 
 
+def test_connections_can_be_dropped(bed: Bed) -> None:
+    session = bed.popen(HUB, [*bed.ssh_argv("bob", LOGIN), "echo here; sleep 200"])
+    assert session.stdout is not None
+    assert session.stdout.readline() == b"here\n"
+    assert bed.drop_connections(LOGIN) >= 1
+    assert session.wait(10) == 255
+    session.communicate()
+    assert over_ssh(bed, "bob", LOGIN, "true").returncode == 0
+
+
+def test_users_can_run_this_python(bed: Bed) -> None:
+    argv = [str(bed.python), "-c", "import asyncssh, sys; print(sys.prefix)"]
+    with job(bed, "alice", "--nodelist=c1"):
+        assert bed.run("c1", argv, user="alice").stdout == f"{sys.prefix}\n"
+
+
 def test_daemons_can_be_stopped_killed_and_paused(bed: Bed) -> None:
     bed.kill(LOGIN, "sshd")
     assert not bed.is_running(LOGIN, "sshd")
