@@ -1,0 +1,1 @@
+"""The history of the connector's database schema, applied at start-up."""
