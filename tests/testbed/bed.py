@@ -135,11 +135,16 @@ class Bed:
         return address_between(source, host)
 
     @property
+    def kernel_limits_memory(self) -> bool:
+        """Whether a job over its memory becomes OUT_OF_MEMORY, at once."""
+        return state.load(self.layout).cgroups
+
+    @property
     def memory_limits(self) -> str:
         """How a job's memory limit is enforced, as a sentence."""
-        if state.load(self.layout).cgroups:
+        if self.kernel_limits_memory:
             return "enforced by the kernel (task/cgroup, cgroup v1): OUT_OF_MEMORY"
-        return "polled every 2 s (OverMemoryKill): no memory cgroup here; short bursts pass"
+        return "polled every 2 s (no cgroup v1 here): such a job is FAILED, and short bursts pass"
 
     # Running things
 

@@ -162,6 +162,7 @@ def record_ends(rec: Recorder) -> None:
     root(LOGIN, ["scontrol", "update", "nodename=c2", "state=down", "reason=recorded"])
     rec.wait(failed, "NODE_FAIL")
     rec.job("node-fail", failed)
+    rec.wait(again, "PENDING")
     rec.job("requeued", again)
     rec.sacct("requeued-duplicates", again, "alice", "--duplicates")
     rec.cancel_all()
