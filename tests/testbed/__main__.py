@@ -10,7 +10,7 @@ from . import daemons
 from .bed import Bed, BedError
 from .hosts import HostError
 from .layout import HOSTS, layout_of
-from .teardown import list_beds, tear_down
+from .teardown import is_kept, list_beds, remove_stale, tear_down
 
 
 def _the_bed(run_id: str | None) -> Bed:
@@ -40,7 +40,12 @@ def _status(bed: Bed) -> None:
 
 
 def _down(run_id: str | None) -> None:
-    for name in [run_id] if run_id else list_beds():
+    """Without an id, the one bed that a person brought up; a test's bed is the test's."""
+    remove_stale()
+    mine = [run_id] if run_id else [name for name in list_beds() if is_kept(name)]
+    if len(mine) > 1:
+        raise BedError(f"which bed? There are: {' '.join(mine)}; use --id")
+    for name in mine:
         tear_down(layout_of(name))
         print(f"bed {name} is gone")
 
@@ -55,7 +60,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("up", "bring up a bed and leave it running"),
-        ("down", "take away one bed (--id), or all"),
+        ("down", "take away a bed"),
         ("status", "what runs"),
         ("shell", "a shell, or a command after --, on a host"),
     ):

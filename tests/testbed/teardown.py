@@ -20,6 +20,14 @@ def list_beds() -> list[str]:
     )
 
 
+def is_kept(run_id: str) -> bool:
+    """Whether the bed belongs to no process: somebody brought it up by hand, or it is a ruin."""
+    try:
+        return state.load(layout_of(run_id)).owner is None
+    except (FileNotFoundError, ValueError):
+        return True
+
+
 def tear_down(layout: Layout) -> None:
     """Raises HostError when something could not be removed; safe to repeat."""
     try:
