@@ -5,7 +5,8 @@ and 26.05.3. Only options that both take are used.
 
 Each command runs under a fixed ``sh`` line with an environment of its own, so that no ``SBATCH_*``,
 ``SLURM_*``, ``SQUEUE_*``, ``SACCT_*``, ``SINFO_*`` or ``SCANCEL_*`` variable of the account changes
-what it does. Queries print times in UTC and end with :data:`ANSWERED`: half an answer is recognised.
+what it does. Queries print times in UTC and end with :data:`ANSWERED`, so that half an answer is
+recognised.
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ QUERY_LINE: Final = f'{_CLEAN} TZ=UTC0 "$@" && echo {ANSWERED}'
 
 # No field of these can be set by a user to what they like: the job's name, comment or account would
 # let one user print a line about another's job.
-QUEUE_FIELDS: Final = ("id", "state", "reason", "batch_node", "nodes", "partition", "owner")
-QUEUE_TIMES: Final = ("submitted", "started", "ends")
-QUEUE_FORMAT: Final = "%i|%T|%r|%B|%N|%P|%u|%V|%S|%e|."
+# The reason comes last: it is the scheduler's free text.
+QUEUE_FORMAT: Final = "%i|%T|%B|%N|%P|%u|%V|%S|%e|%r|."
 EXIT_FORMAT: Final = "JobID:32,exit_code:32"
 ACCOUNTING_FIELDS: Final = (
     "JobIDRaw",
@@ -47,6 +47,7 @@ ACCOUNTING_FIELDS: Final = (
     "Start",
     "End",
     "User",
+    "UID",
     "Partition",
     "NodeList",
 )
