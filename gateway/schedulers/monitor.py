@@ -1,0 +1,372 @@
+"""Watches all jobs of one cluster with one query a tick.
+
+What is known of a job changes on evidence only:
+
+- The scheduler did not answer: every job keeps its last status; :attr:`JobMonitor.health` tells.
+- It answered and does not list a job: UNKNOWN, until this very job had been seen before *and* the
+  answer is confirmed: by a final record of the accounting (then FINISHED), or by
+  ``CONFIRMING_LOOKS`` answers over at least ``CONFIRMING_TIME`` (then MISSING). A query without
+  permission lists nothing either, so a job never seen is never MISSING.
+- FINISHED and MISSING are final: later answers do not change them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final, Protocol, TypeVar
+
+from gateway.errors import GatewayError
+from gateway.schedulers.base import Scheduler
+from gateway.text import Words, text
+from gateway.values.jobs import JobId, JobState, JobStatus
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CONFIRMING_LOOKS: Final = 3
+CONFIRMING_TIME: Final = timedelta(seconds=30)
+# Questions to the accounting in one tick; they go one after the other.
+ENDS_PER_TICK: Final = 10
+# How often the accounting is asked about an absent job: at first, and after a minute.
+END_INTERVALS: Final = (timedelta(seconds=5), timedelta(seconds=60))
+# Clocks of hub and cluster may differ by this much.
+CLOCK_SKEW: Final = timedelta(minutes=10)
+COALESCE: Final = timedelta(seconds=0.3)
+# The scheduler is asked for at most this share of the time: 1 / (1 + 4).
+PAUSE_PER_QUERY: Final = 4
+LONGEST_PAUSE: Final = timedelta(seconds=60)
+SLOW: Final = timedelta(seconds=5)
+
+_FINAL: Final = frozenset({JobState.FINISHED, JobState.MISSING})
+_CHANGING: Final = frozenset({JobState.PENDING, JobState.ENDING, JobState.UNKNOWN})
+
+
+class HealthState(StrEnum):
+    """How a scheduler answers."""
+
+    UP = "up"
+    SLOW = "slow"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerHealth:
+    """How the scheduler answers, since when (aware UTC), and in words; ``detail`` is for admins."""
+
+    state: HealthState
+    since: datetime
+    words: Words
+    detail: str = ""
+
+
+class QueryMetrics(Protocol):
+    """Told of every query: its name (``statuses``, ``end``, ``estimates``), its outcome (``ok`` or
+    the reason code of the error) and how long it took."""
+
+    def __call__(self, query: str, outcome: str, seconds: float) -> None: ...
+
+
+class Watch:
+    """One watched job."""
+
+    def __init__(
+        self, job: JobId, *, seen_before: bool = False, submitted_after: datetime | None = None
+    ) -> None:
+        self._status = JobStatus(job_id=job, state=JobState.UNKNOWN)
+        self._changed = asyncio.Event()
+        self.evidence = _Evidence(seen=seen_before, submitted_after=submitted_after)
+
+    @property
+    def status(self) -> JobStatus:
+        """The last that is known; UNKNOWN until the first answer."""
+        return self._status
+
+    async def changed(self, seen: JobStatus) -> JobStatus:
+        """Wait until the status is another than ``seen``, and return it."""
+        while self._status == seen:
+            await self._changed.wait()
+        return self._status
+
+    def tell(self, status: JobStatus) -> None:
+        """For the monitor: set the status and wake whoever waits."""
+        if status != self._status:
+            self._status = status
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+
+@dataclass(slots=True)
+class _Evidence:
+    """What the monitor remembers of one job; ``float`` times are those of a monotonic clock."""
+
+    seen: bool
+    submitted_after: datetime | None
+    absent_looks: int = 0
+    absent_since: float = 0.0
+    accounting_asked: float = float("-inf")
+    estimate: datetime | None = None
+
+    def note_listed(self) -> None:
+        self.seen = True
+        self.absent_looks = 0
+
+    def note_absent(self, now: float) -> None:
+        if not self.absent_looks:
+            self.absent_since = now
+        self.absent_looks += 1
+
+    def confirmed_missing(self, now: float) -> bool:
+        return (
+            self.seen
+            and self.absent_looks >= CONFIRMING_LOOKS
+            and now - self.absent_since >= CONFIRMING_TIME.total_seconds()
+        )
+
+    def may_ask_accounting(self, now: float) -> bool:
+        early = now - self.absent_since < END_INTERVALS[1].total_seconds()
+        interval = END_INTERVALS[0] if early else END_INTERVALS[1]
+        return now - self.accounting_asked >= interval.total_seconds()
+
+    def is_of_this_job(self, ended: JobStatus) -> bool:
+        """Ids are used again after a cluster has lost its state: an older record is of another."""
+        if self.submitted_after is None or ended.submitted_at is None:
+            return True
+        return ended.submitted_at >= self.submitted_after - CLOCK_SKEW
+
+
+class JobMonitor:
+    """Asks one scheduler about all watched jobs, ``busy_interval`` seconds apart while one of them
+    is pending, ending or unknown, else ``idle_interval``; further apart while it is slow or away.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        busy_interval: float = 1.5,
+        idle_interval: float = 30.0,
+        estimate_interval: float = 30.0,
+        metrics: QueryMetrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._busy = busy_interval
+        self._idle = idle_interval
+        self._estimate_interval = estimate_interval
+        self._metrics = metrics
+        self._clock = clock
+        self._watches: dict[JobId, Watch] = {}
+        self._wanted = asyncio.Event()
+        self._last_duration = 0.0
+        self._failures = 0
+        self._estimates_asked = float("-inf")
+        self._health = SchedulerHealth(HealthState.UP, _now(), text("The scheduler answers."))
+
+    @property
+    def health(self) -> SchedulerHealth:
+        """How the scheduler answered the last question; ``up`` before the first."""
+        return self._health
+
+    def watch(
+        self, job: JobId, *, seen_before: bool = False, submitted_after: datetime | None = None
+    ) -> Watch:
+        """Watch a job and ask soon; a second call gives the same watch.
+
+        ``seen_before``: the observer listed this very job in an earlier life of this process.
+        ``submitted_after`` (aware UTC): a record of the accounting from before is of another job.
+        """
+        watch = self._watches.get(job)
+        if watch is None:
+            watch = Watch(job, seen_before=seen_before, submitted_after=submitted_after)
+            self._watches[job] = watch
+            self.ask_soon()
+        elif seen_before:
+            watch.evidence.seen = True
+        return watch
+
+    def unwatch(self, job: JobId) -> None:
+        """Stop watching; whoever waits for a change of it waits on."""
+        self._watches.pop(job, None)
+
+    def ask_soon(self) -> None:
+        """Ask within about 0.3 s, together with others who wish so."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            self._wanted.clear()
+            try:
+                await self._tick()
+            except GatewayError as error:
+                self._note_failure(error.user_message, str(error))
+            except Exception as error:
+                # A fault of this program must neither end the watch over other people's jobs
+                # nor stay hidden.
+                log.exception("the job monitor failed; it goes on")
+                self._note_failure(text("The gateway has an internal error."), repr(error))
+            await self._pause()
+
+    async def _pause(self) -> None:
+        started = self._clock()
+        pause = self._choose_pause()
+        # A scheduler that is away cannot be asked sooner because somebody wishes so.
+        least = min(pause, max(self._busy, self._last_duration)) if self._failures else 0.0
+        try:
+            async with asyncio.timeout(pause):
+                await self._wanted.wait()
+        except TimeoutError:
+            return
+        waited = self._clock() - started
+        least = max(least, self._last_duration)
+        await asyncio.sleep(min(pause, max(COALESCE.total_seconds(), least - waited)))
+
+    def _choose_pause(self) -> float:
+        busy = any(watch.status.state in _CHANGING for watch in self._watches.values())
+        pause = self._busy if busy else self._idle
+        if self._failures:
+            pause = max(pause, self._busy * 2.0 ** min(self._failures, 6))
+        pause = max(pause, PAUSE_PER_QUERY * self._last_duration)
+        return min(pause, LONGEST_PAUSE.total_seconds())
+
+    async def _tick(self) -> None:
+        jobs = [job for job, watch in self._watches.items() if watch.status.state not in _FINAL]
+        if not jobs:
+            return
+        started = self._clock()
+        try:
+            statuses = await self._measured("statuses", self._scheduler.fetch_statuses(jobs))
+        finally:
+            self._last_duration = self._clock() - started
+        self._note_answer()
+        ended, absent = self._take(jobs, statuses)
+        await self._settle(ended, absent)
+        await self._ask_estimates()
+
+    def _take(
+        self, jobs: Sequence[JobId], statuses: Mapping[JobId, JobStatus]
+    ) -> tuple[list[tuple[Watch, JobStatus]], list[Watch]]:
+        """Tell what is plain; return those FINISHED (not told yet) and those absent."""
+        now = self._clock()
+        ended: list[tuple[Watch, JobStatus]] = []
+        absent: list[Watch] = []
+        for job in jobs:
+            watch, status = self._watches.get(job), statuses.get(job)
+            if watch is None:
+                continue
+            evidence = watch.evidence
+            if status is None or status.state is JobState.MISSING:
+                evidence.note_absent(now)
+                absent.append(watch)
+                watch.tell(replace(watch.status, state=JobState.UNKNOWN))
+                continue
+            evidence.note_listed()
+            if status.state is JobState.FINISHED:
+                ended.append((watch, status))
+            elif status.state is JobState.PENDING and status.estimated_start is None:
+                watch.tell(replace(status, estimated_start=evidence.estimate))
+            else:
+                watch.tell(status)
+        return ended, absent
+
+    async def _settle(
+        self, ended: Sequence[tuple[Watch, JobStatus]], absent: Sequence[Watch]
+    ) -> None:
+        """Ask the accounting how jobs ended; tell what is certain."""
+        for number, (watch, status) in enumerate(ended):
+            # The accounting knows more (by whom, which limit); without it the queue's word stands.
+            better = await self._fetch_end(watch) if number < ENDS_PER_TICK else None
+            watch.tell(replace(status, end=better.end) if better else status)
+        now = self._clock()
+        due = sorted(
+            (watch for watch in absent if watch.evidence.may_ask_accounting(now)),
+            key=lambda watch: watch.evidence.accounting_asked,
+        )[: max(0, ENDS_PER_TICK - len(ended))]
+        for watch in due:
+            found = await self._fetch_end(watch)
+            if found is not None:
+                watch.tell(found)
+        now = self._clock()
+        for watch in absent:
+            if watch.status.state not in _FINAL and watch.evidence.confirmed_missing(now):
+                watch.tell(replace(watch.status, state=JobState.MISSING))
+
+    async def _fetch_end(self, watch: Watch) -> JobStatus | None:
+        watch.evidence.accounting_asked = self._clock()
+        try:
+            found = await self._measured("end", self._scheduler.fetch_end(watch.status.job_id))
+        except GatewayError as error:
+            log.info("how job %s ended is not known yet: %s", watch.status.job_id, error)
+            return None
+        if found is None or found.state is not JobState.FINISHED:
+            return None
+        return found if watch.evidence.is_of_this_job(found) else None
+
+    async def _ask_estimates(self) -> None:
+        now = self._clock()
+        waiting = [
+            watch
+            for watch in self._watches.values()
+            if watch.status.state is JobState.PENDING
+            and (watch.status.estimated_start is None or watch.evidence.estimate is not None)
+        ]
+        if not waiting or now - self._estimates_asked < self._estimate_interval:
+            return
+        self._estimates_asked = now
+        jobs = [watch.status.job_id for watch in waiting]
+        try:
+            found = await self._measured("estimates", self._scheduler.fetch_estimates(jobs))
+        except GatewayError as error:
+            log.info("no estimates of start times: %s", error)
+            return
+        for watch in waiting:
+            watch.evidence.estimate = found.get(watch.status.job_id)
+            if watch.status.state is JobState.PENDING:
+                watch.tell(replace(watch.status, estimated_start=watch.evidence.estimate))
+
+    async def _measured(self, query: str, question: Awaitable[T]) -> T:
+        started = self._clock()
+        outcome = "error"
+        try:
+            answer = await question
+            outcome = "ok"
+            return answer
+        except GatewayError as error:
+            outcome = error.reason
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            if self._metrics is not None:
+                self._metrics(query, outcome, self._clock() - started)
+
+    def _note_answer(self) -> None:
+        self._failures = 0
+        if self._last_duration >= SLOW.total_seconds():
+            seconds = round(self._last_duration)
+            words = text("The scheduler answers slowly ({seconds} s).", seconds=seconds)
+            self._set_health(HealthState.SLOW, words)
+        else:
+            self._set_health(HealthState.UP, text("The scheduler answers."))
+
+    def _note_failure(self, words: Words, detail: str) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            log.warning("the scheduler could not be asked: %s", detail)
+        self._set_health(HealthState.DOWN, words, detail)
+
+    def _set_health(self, state: HealthState, words: Words, detail: str = "") -> None:
+        since = self._health.since if state is self._health.state else _now()
+        self._health = SchedulerHealth(state, since, words, detail)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
