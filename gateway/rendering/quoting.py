@@ -20,6 +20,8 @@ import shlex
 import unicodedata
 from typing import Final
 
+from jinja2 import Undefined
+
 # sbatch 22.05 splits directive lines at blanks and understands quotes, backslashes and "#".
 DIRECTIVE: Final = re.compile(r"[A-Za-z0-9@%_+=:,./-]+", re.ASCII)
 _LINE_SEPARATORS: Final = ("\u2028", "\u2029")
@@ -74,6 +76,8 @@ def check_directive(value: object) -> Quoted:
 
 
 def _to_text(value: object) -> str:
+    if isinstance(value, Undefined):
+        return str(value)  # raises its own error, which names the variable
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise QuotingError(f"a {type(value).__name__} cannot be printed; print its parts")
     word = str(value)

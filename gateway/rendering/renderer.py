@@ -72,10 +72,10 @@ class Renderer:
         try:
             script = self._render(name, context)
         except _FAILURES as error:
-            raise _fault(*_place(error, name), _describe(error)) from error
+            raise _fault(name, f"{_place(error, name)}: {_describe(error)}") from error
         if faults := check_script(script):
             lines = "; ".join(f"line {fault.line} of the script: {fault.words}" for fault in faults)
-            raise _fault(name, None, lines)
+            raise _fault(name, f"{name}: {lines}")
         return JobScript(script)
 
     def _render(self, name: str, context: dict[str, object]) -> str:
@@ -128,23 +128,22 @@ def _describe(error: BaseException) -> str:
             return str(error) or type(error).__name__
 
 
-def _place(error: BaseException, name: str) -> tuple[str, int | None]:
+def _place(error: BaseException, name: str) -> str:
     if isinstance(error, jinja2.TemplateSyntaxError):
-        return error.name or name, error.lineno
+        return f"{error.filename or name}:{error.lineno}"
     # Jinja2 rewrites tracebacks so that frames of templates carry the template's file and line.
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.endswith(".j2"):
-            return frame.filename, frame.lineno
-    return name, None
+            return f"{frame.filename}:{frame.lineno}"
+    return name
 
 
-def _fault(template: str, line: int | None, words: str) -> ConfigurationError:
-    place = template if line is None else f"{template}:{line}"
+def _fault(template: str, detail: str) -> ConfigurationError:
     return ConfigurationError(
         text(
-            "The job template of this cluster has a fault; the admin must correct it ({place}).",
-            place=place,
+            "The job template {template} of this cluster has a fault; its admin must correct it.",
+            template=template,
         ),
-        detail=f"{place}: {words}",
+        detail=detail,
         reason="job_template",
     )

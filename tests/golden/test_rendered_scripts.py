@@ -1,0 +1,79 @@
+"""Rendered job scripts, word for word; and what shellcheck says of each.
+
+After a change that is meant, write them anew with ``GOLDEN_UPDATE=1 pytest tests/golden`` and read
+the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.rendering.renderer import Renderer
+from tests.unit.rendering.samples import build_profile, build_request
+
+GOLDEN = Path(__file__).parent / "slurm"
+
+HOSTILE = 'it\'s "$(id)" `id` ${HOME} ; & | * ? ~ \\ é'
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({}, {}),
+    "modules": (
+        {
+            "modules": ["StdEnv/2023", "gcc/12.3", "python/3.11"],
+            "setup": ["source /opt/site/setup.sh", 'export OMP_NUM_THREADS="$SLURM_CPUS_ON_NODE"'],
+            "command": ["/opt/jupyter/bin/jupyterhub-singleuser"],
+            "arguments": ["--HubOAuth.cache_max_age=3600"],
+            "interface": "notebook",
+        },
+        {"start_directory": "projects/ocean"},
+    ),
+    "hostile": (
+        {
+            "command": ["apptainer", "exec", HOSTILE, "jupyterhub-singleuser"],
+            "arguments": ["", "-", "--", "a b", "$(touch /tmp/x)", HOSTILE],
+            "agent_python": HOSTILE,
+        },
+        {"start_directory": HOSTILE, "directory": f"/home/{HOSTILE}", "agent_path": HOSTILE},
+    ),
+}
+
+
+def render(case: str) -> str:
+    environment, request = CASES[case]
+    return Renderer([]).render(build_profile(**environment), build_request(**request)).text
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rendered_script_is_the_golden_one(case: str) -> None:
+    path = GOLDEN / f"{case}.sh"
+    rendered = render(case)
+    if os.environ.get("GOLDEN_UPDATE"):
+        path.write_text(rendered)
+    assert rendered == path.read_text()
+
+
+def test_every_golden_file_has_its_case() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.sh")} == set(CASES)
+
+
+@pytest.mark.skipif(
+    shutil.which("shellcheck") is None and not os.environ.get("CI"),
+    reason="shellcheck is not installed",
+)
+@pytest.mark.parametrize("case", CASES)
+def test_shellcheck_has_nothing_to_say(case: str) -> None:
+    # SC1091: the set-up file is the site's. SC2016: that "$" does not expand is what is wanted.
+    done = subprocess.run(
+        ["shellcheck", "--shell=bash", "--exclude=SC1091,SC2016", "-"],
+        input=render(case),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
