@@ -157,7 +157,7 @@ class PartitionChoice(Message):
     default_walltime: str
     max_cores: int
     max_memory: str
-    free_cores: int
+    free_cores: int | None = Field(description="null: the scheduler could not be asked")
     gpus: list[GpuChoice] = []
 
 

@@ -14,6 +14,7 @@ from gateway.schedulers.base import Scheduler
 from gateway.text import Words
 from gateway.transport.base import Actor, Role, Transport
 from gateway.tunnel.base import Tunnel, TunnelOpener
+from gateway.tunnel.hub_api_rules import HubApiScope
 from gateway.values.jobs import JobId, JobRequest, JobScript, JobStatus
 
 
@@ -31,7 +32,7 @@ class Watch(Protocol):
 class Monitor(Protocol):
     """Asks the scheduler for all launches at once. FINISHED and MISSING are certain."""
 
-    def watch(self, job: JobId) -> Watch: ...
+    def watch(self, job: JobId, *, seen_before: bool = False) -> Watch: ...
     def unwatch(self, job: JobId) -> None: ...
     def ask_soon(self) -> None: ...
 
@@ -56,33 +57,23 @@ class Edge(Protocol):
     def bytes_down(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class HubAccess:
-    """What one server may do at the hub API: its own slice, with its own token."""
-
-    launch_id: str
-    hub_user: str
-    server_name: str
-    client_id: str
-    token: str = field(repr=False)
-
-
 class HubApi(Protocol):
     """The hub-API filter, as a launch uses it."""
 
-    async def add(self, access: HubAccess) -> Path:
+    async def add(self, launch_id: str, scope: HubApiScope, /) -> Path:
         """Open this launch's socket and return its path; a second call replaces the scope."""
         ...
 
-    async def remove(self, launch_id: str) -> None: ...
+    async def remove(self, launch_id: str, /) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class JobLogWords:
+class JobLogWords(Protocol):
     """What the end of a job's log says of a failure: a reason code and a sentence."""
 
-    reason: str
-    words: Words
+    @property
+    def reason(self) -> str: ...
+    @property
+    def words(self) -> Words: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import logging
 from typing import Final
 
 from gateway.errors import ClusterRefused, ClusterUnavailable, ConfigurationError, NotAnnounced
-from gateway.launch.cluster import Edge, HubAccess
+from gateway.launch.cluster import Edge
 from gateway.launch.progress import Progress
 from gateway.launch.secrets import StartSecrets
 from gateway.launch.states import EndReason, LaunchRecord, LaunchState
@@ -15,6 +15,7 @@ from gateway.launch.waiting import Backoff, bounded
 from gateway.observability.logs import log_event, secret_mask
 from gateway.text import text
 from gateway.tunnel.base import AgentPhase, Tunnel, TunnelTarget
+from gateway.tunnel.hub_api_rules import HubApiScope
 from gateway.values.jobs import JobState
 
 logger = logging.getLogger("gateway.launch")
@@ -114,7 +115,7 @@ class Connection:
                 user=record.cluster_user,
                 node=record.node,
                 launch_directory=record.directory,
-                hub_api_socket=await cluster.hub_api.add(_build_access(record, secrets)),
+                hub_api_socket=await cluster.hub_api.add(record.id, _build_scope(record, secrets)),
                 stale_nonce=record.former_nonce,
             ),
             timeout=cluster.patience.announcement,
@@ -182,7 +183,8 @@ class Connection:
         return phase
 
     async def _let_in(self, secrets: StartSecrets) -> None:
-        await self._progress.cluster.hub_api.add(_build_access(self._progress.record, secrets))
+        record = self._progress.record
+        await self._progress.cluster.hub_api.add(record.id, _build_scope(record, secrets))
 
     async def _drop(self, tunnel: Tunnel) -> None:
         self._tunnel = None
@@ -227,12 +229,11 @@ class _Silence:
         self._last = None
 
 
-def _build_access(record: LaunchRecord, secrets: StartSecrets | None) -> HubAccess:
+def _build_scope(record: LaunchRecord, secrets: StartSecrets | None) -> HubApiScope:
     environment = secrets.environment if secrets else {}
     token = (secrets.api_token if secrets else None) or ""
     secret_mask.hold(record.id, token)
-    return HubAccess(
-        launch_id=record.id,
+    return HubApiScope(
         hub_user=record.identity.name,
         server_name=record.server_name,
         client_id=environment.get(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from gateway.errors import ClusterRefused, ClusterUnavailable, GatewayError, RequestRejected
 from gateway.launch.cluster import Cluster, Watch, build_user_actor
@@ -14,7 +15,9 @@ from gateway.launch.workspace import fetch_log_tail, prune_directory
 from gateway.text import Text, Words, text
 from gateway.values.jobs import JobId, JobState, JobStatus
 
-_EXPLAINED_BY_LOG = frozenset({EndReason.FAILED, EndReason.NEVER_REACHED})
+# Answers to the job's owner that there is no such job, each some time after a cancel.
+_ABSENT_LOOKS: Final = 3
+_EXPLAINED_BY_LOG: Final = frozenset({EndReason.FAILED, EndReason.NEVER_REACHED})
 
 
 async def finish(progress: Progress, record: LaunchRecord) -> None:
@@ -38,12 +41,17 @@ async def end_with_job(progress: Progress, record: LaunchRecord, status: JobStat
 
 
 async def _cancel_until_over(progress: Progress, record: LaunchRecord, job: JobId) -> None:
-    cluster = progress.cluster
-    watch = cluster.monitor.watch(job)
+    cluster, actor = progress.cluster, build_user_actor(record)
+    watch = cluster.monitor.watch(job, seen_before=record.job_seen_at is not None)
+    absent_looks = 0
     while True:
         again = cluster.patience.cancel_again
         try:
-            await cluster.scheduler.cancel(build_user_actor(record), job)
+            await cluster.scheduler.cancel(actor, job)
+            if watch.status.state is JobState.UNKNOWN:
+                # The observer never saw this job; its owner would.
+                owned = await cluster.scheduler.find_by_name(actor, record.job_name)
+                absent_looks = 0 if job in owned else absent_looks + 1
         except (ClusterUnavailable, ClusterRefused, RequestRejected) as error:
             progress.note(error, "cancel")
             again = progress.backoff.delay()
@@ -53,7 +61,8 @@ async def _cancel_until_over(progress: Progress, record: LaunchRecord, job: JobI
                 await _wait_over(progress, watch)
             return
         except TimeoutError:
-            continue
+            if absent_looks >= _ABSENT_LOOKS:
+                return
 
 
 async def _wait_over(progress: Progress, watch: Watch) -> None:

@@ -96,7 +96,9 @@ class Launch:
         if record.job_id is None:
             raise ValueError(f"launch {record.id} is {record.state} without a job")
         progress = self.progress
-        watch = self.cluster.monitor.watch(record.job_id)
+        watch = self.cluster.monitor.watch(
+            record.job_id, seen_before=record.job_seen_at is not None
+        )
         status = watch.status
         while True:
             progress.observe(status)
@@ -141,7 +143,8 @@ class Launch:
         )
 
     async def _note_seen(self, status: JobStatus) -> None:
-        if self.progress.record.job_seen_at is None and status.state is not JobState.UNKNOWN:
+        seen = status.state not in (JobState.UNKNOWN, JobState.MISSING)
+        if seen and self.progress.record.job_seen_at is None:
             await self.progress.update(job_seen_at=self.progress.store.now())
 
     async def _wait_interrupted(self) -> None:

@@ -151,8 +151,6 @@ class Progress:
         words = self.board.snapshot.words
         if self.record.state is LaunchState.QUEUED and status.state is JobState.PENDING:
             words = status.reason_words
-        if status.state is JobState.UNKNOWN and status.native_state:
-            self.metrics.unknown_native_states.labels(self.cluster.name).inc()
         self._publish(status=status, words=words)
 
     def note(self, error: GatewayError, doing: str) -> None:
