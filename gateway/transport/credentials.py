@@ -16,7 +16,7 @@ from asyncssh.public_key import SSHOpenSSHCertificate
 
 from gateway.errors import ClusterRefused, ConfigurationError
 from gateway.profiles.models import ClusterProfile, KeyFile
-from gateway.text import text
+from gateway.text import Text, text
 from gateway.transport.base import Actor, Role
 
 # A certificate is used for new connections until this part of its remaining life has passed.
@@ -162,9 +162,9 @@ class KeyFileCredentials:
                 text("it holds no private key that can be used without a passphrase"), str(exc)
             ) from exc
 
-    def _fault(self, why: object, detail: str = "") -> ConfigurationError:
+    def _fault(self, why: Text, detail: str = "") -> ConfigurationError:
         return ConfigurationError(
-            text("The key file {path} cannot be used: {why}.", path=str(self._path), why=str(why)),
+            text("The key file {path} cannot be used: {why}.", path=str(self._path), why=why),
             detail=detail,
             reason="key_file",
         )

@@ -58,7 +58,7 @@ class LoginHosts:
         now = self._clock()
         for host in sorted(self._hosts, key=lambda h: h.put_back_until > now):
             try:
-                return (host.host, *await self._try(host, open_host))
+                return (host.host, *await self._try(host, open_host, now))
             except (ClusterUnavailable, ClusterRefused) as error:
                 if not (isinstance(error, ClusterUnavailable) or error.reason == HOST_KEY.reason):
                     raise
@@ -66,11 +66,13 @@ class LoginHosts:
         raise next((e for e in errors if isinstance(e, ClusterRefused)), errors[0])
 
     async def _try(
-        self, host: _Host, open_host: Callable[[LoginHost], Awaitable[tuple[A, B]]]
+        self,
+        host: _Host,
+        open_host: Callable[[LoginHost], Awaitable[tuple[A, B]]],
+        asked_at: float,
     ) -> tuple[A, B]:
         if host.put_back_until <= self._clock():
             return await self._attempt(host, open_host)
-        asked_at = self._clock()
         async with host.trial:
             if host.failure is not None and host.failed_at > asked_at:
                 raise host.failure

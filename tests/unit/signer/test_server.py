@@ -244,6 +244,8 @@ async def test_absent_signer_is_unavailable(tmp_path: Path) -> None:
     [b"", b"nonsense\n", b"{}\n", b"x" * 40_000, None],
 )
 async def test_strange_answers_are_unavailable(tmp_path: Path, answer: bytes | None) -> None:
+    done = asyncio.Event()
+
     async def strange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         if answer is not None:
@@ -251,6 +253,9 @@ async def test_strange_answers_are_unavailable(tmp_path: Path, answer: bytes | N
         else:
             await reader.read()  # until the client gives up
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        done.set()
 
     server = await asyncio.start_unix_server(strange, str(tmp_path / "s"))
     async with server:
@@ -260,6 +265,7 @@ async def test_strange_answers_are_unavailable(tmp_path: Path, answer: bytes | N
                 public_key=PUBLIC, cluster="c", role="user", principal="alice", forwarding=False
             )
         assert caught.value.reason == "signer_unavailable"
+        await asyncio.wait_for(done.wait(), 5)
 
 
 def settings(directory: Path, **signer: object) -> Settings:
