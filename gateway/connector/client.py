@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -93,7 +93,7 @@ class ConnectorClient:
         """``GET /launches/{id}``; an unknown one is ``RequestRejected``, reason ``not_found``."""
         return _parse(LaunchView, await self._get(f"/launches/{_word(launch_id)}"))
 
-    async def events(self, launch_id: str) -> AsyncIterator[LaunchView]:
+    async def events(self, launch_id: str) -> AsyncGenerator[LaunchView, None]:
         """``GET /launches/{id}/events``: a view at once, one a change, one at least every 15 s;
         ends after the view of an ended launch, or when the connector shuts down.
 
