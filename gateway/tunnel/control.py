@@ -59,9 +59,9 @@ class ControlStream:
         self._buffer = b""
         self._phase = AgentPhase("waiting")
         self._phases_heard = 0
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # another one after each change
         self._sending = asyncio.Lock()
-        self._error: GatewayError | None = None
+        self._error: BaseException | None = None
         self._trusted = False
 
     @property
@@ -97,18 +97,18 @@ class ControlStream:
         listening = asyncio.ensure_future(self._listen())
         pinging = asyncio.ensure_future(self._keep_pinging())
         try:
-            await asyncio.wait({listening, pinging}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({listening, pinging}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._error = task.exception()
         finally:
-            for task in (listening, pinging):
-                task.cancel()
-            results = await asyncio.gather(listening, pinging, return_exceptions=True)
-            self._error = next((r for r in results if isinstance(r, GatewayError)), None)
+            # First and without awaiting, so that nobody is left waiting if we are cancelled here.
             self.lost.set()
-            async with self._changed:
-                self._changed.notify_all()
-            for result in results:
-                if isinstance(result, Exception) and not isinstance(result, GatewayError):
-                    raise result
+            self._notify()
+            listening.cancel()
+            pinging.cancel()
+            await asyncio.gather(listening, pinging, return_exceptions=True)
+        if self._error is not None and not isinstance(self._error, GatewayError):
+            raise self._error
 
     async def send_start(self, start: ServerStart) -> AgentPhase:
         """Send the secrets; return the phase with which the agent answers.
@@ -121,14 +121,11 @@ class ControlStream:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 await self._send(data)
-                async with self._changed:
-                    # A "waiting" may have been under way already; any other phase answers.
-                    await self._changed.wait_for(
-                        lambda: (
-                            self.lost.is_set()
-                            or (self._phases_heard > heard and self._phase.phase != "waiting")
-                        )
-                    )
+                # A "waiting" may have been under way already; any other phase answers.
+                while not self.lost.is_set() and (
+                    self._phases_heard == heard or self._phase.phase == "waiting"
+                ):
+                    await self._changed.wait()
         except TimeoutError as error:
             raise self._silent() from error
         if self.lost.is_set():
@@ -147,11 +144,15 @@ class ControlStream:
 
         :raises ClusterUnavailable: lost meanwhile.
         """
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._phase != seen or self.lost.is_set())
+        while self._phase == seen and not self.lost.is_set():
+            await self._changed.wait()
         if self._phase != seen:
             return self._phase
         raise self._gone()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _check_hello(self, hello: object) -> AgentPhase:
         if not isinstance(hello, AgentHello):
@@ -183,10 +184,9 @@ class ControlStream:
                 raise self._silent() from error
             if isinstance(message, AgentHello | Pong) or message is None:
                 continue
-            async with self._changed:
-                self._phase = message
-                self._phases_heard += 1
-                self._changed.notify_all()
+            self._phase = message
+            self._phases_heard += 1
+            self._notify()
 
     async def _keep_pinging(self) -> None:
         while True:
