@@ -41,9 +41,9 @@ def main() -> None:
 @config_option
 def connector(config: Path) -> None:
     """Run the connector: launches, the job monitor, the tunnels."""
-    from gateway.connector.app import serve
+    from gateway.connector.app import run
 
-    asyncio.run(serve(load_settings(config)))
+    run(load_settings(config))
 
 
 @click.command()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.errors import GatewayError, RequestRejected
+from gateway.errors import GatewayError
 from gateway.launch.cluster import Cluster
 from gateway.launch.ending import fetch_log_if_possible
 from gateway.launch.launch import Launch
@@ -148,8 +148,9 @@ class LaunchRegistry:
         records = await self._store.find(hub_user=hub_user, server_name=server_name, live=live)
         return [self._join(record) for record in records]
 
-    async def watch(self, launch_id: str) -> AsyncIterator[Snapshot]:
-        """Yield the launch's snapshots, the present one first, until it has ended."""
+    async def watch(self, launch_id: str, *, repeat_after: float) -> AsyncGenerator[Snapshot, None]:
+        """Yield the launch's snapshots, the present one first, until it has ended; one that does
+        not change is repeated after ``repeat_after`` seconds."""
         driven = self._driven.get(launch_id)
         if driven is None:
             snapshot = await self.fetch(launch_id)
@@ -161,7 +162,11 @@ class LaunchRegistry:
             yield snapshot
             if not snapshot.record.live:
                 return
-            snapshot = await driven.board.changed(snapshot)
+            try:
+                async with asyncio.timeout(repeat_after):
+                    snapshot = await driven.board.changed(snapshot)
+            except TimeoutError:
+                continue
 
     async def fetch_log(self, record: LaunchRecord) -> str:
         """The end of the job's log: as stored, or as it is on the cluster now.
@@ -270,18 +275,3 @@ class LaunchRegistry:
             await backoff.wait()
         # Those who watch hold the board; the record is in the store.
         self._driven.pop(launch_id, None)
-
-
-def check_cluster_known(clusters: Mapping[str, Cluster], name: str) -> Cluster:
-    """Return the cluster ``name``.
-
-    :raises RequestRejected: there is none.
-    """
-    cluster = clusters.get(name)
-    if cluster is None:
-        raise RequestRejected(
-            text("There is no cluster {name}.", name=name[:80]),
-            reason="unknown_cluster",
-            fields={"cluster": text("There is no cluster {name}.", name=name[:80])},
-        )
-    return cluster

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -111,6 +112,12 @@ class SshPool:
         self._handshakes: dict[tuple[str, int], asyncio.Semaphore] = {}
         self._nodes: set[asyncssh.SSHClientConnection] = set()
         self._closed = False
+
+    def count_connections(self) -> Counter[Role]:
+        """How many connections are open now, by role; those to compute nodes are the users'."""
+        counts = Counter(actor.role for _, actor in self._pooled)
+        counts[Role.USER] += len(self._nodes)
+        return counts
 
     async def login(self, actor: Actor) -> asyncssh.SSHClientConnection:
         """Return the actor's connection to a login node, opening it if need be.
