@@ -32,8 +32,9 @@ T = TypeVar("T")
 
 CONFIRMING_LOOKS: Final = 3
 CONFIRMING_TIME: Final = timedelta(seconds=30)
-# Questions to the accounting in one tick; they go one after the other.
+# Questions to the accounting in one tick; they go one after the other, and end with the budget.
 ENDS_PER_TICK: Final = 10
+ENDS_BUDGET: Final = timedelta(seconds=10)
 # How often the accounting is asked about an absent job: at first, and after a minute.
 END_INTERVALS: Final = (timedelta(seconds=5), timedelta(seconds=60))
 # Clocks of hub and cluster may differ by this much.
@@ -280,19 +281,26 @@ class JobMonitor:
         self, ended: Sequence[tuple[Watch, JobStatus]], absent: Sequence[Watch]
     ) -> None:
         """Ask the accounting how jobs ended; tell what is certain."""
-        for number, (watch, status) in enumerate(ended):
+        started = self._clock()
+        asked = 0
+
+        def may_ask() -> bool:
+            in_time = self._clock() - started < ENDS_BUDGET.total_seconds()
+            return in_time and asked < ENDS_PER_TICK
+
+        for watch, status in ended:
+            better = None
+            if may_ask():
+                asked += 1
+                better = await self._fetch_end(watch)
             # The accounting knows more (by whom, which limit); without it the queue's word stands.
-            better = await self._fetch_end(watch) if number < ENDS_PER_TICK else None
             watch.tell(replace(status, end=better.end) if better else status)
-        now = self._clock()
-        due = sorted(
-            (watch for watch in absent if watch.evidence.may_ask_accounting(now)),
-            key=lambda watch: watch.evidence.accounting_asked,
-        )[: max(0, ENDS_PER_TICK - len(ended))]
-        for watch in due:
-            found = await self._fetch_end(watch)
-            if found is not None:
-                watch.tell(found)
+        for watch in sorted(absent, key=lambda one: one.evidence.accounting_asked):
+            if may_ask() and watch.evidence.may_ask_accounting(self._clock()):
+                asked += 1
+                found = await self._fetch_end(watch)
+                if found is not None:
+                    watch.tell(found)
         now = self._clock()
         for watch in absent:
             if watch.status.state not in _FINAL and watch.evidence.confirmed_missing(now):

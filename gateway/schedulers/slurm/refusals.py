@@ -174,8 +174,10 @@ def explain_cancel(result: CommandResult) -> GatewayError | None:
 
 
 def _find_fields(words: str, *, gpus: bool) -> dict[str, Words]:
+    # "(job submit limit, user's size and/or time limits)" names everything and so nothing.
+    plain = re.sub(r"\([^)]*\)", "", words)
     for field, pattern, message in _FIELDS:
-        if pattern.search(words):
+        if pattern.search(plain):
             return {field: message}
     # Too much memory and too many cores are named; what is left is the GPUs.
     if gpus and "node configuration is not available" in words:
