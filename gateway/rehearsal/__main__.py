@@ -32,11 +32,7 @@ def _make_authority(directory: Path) -> str:
     return authority.export_public_key("openssh").decode()
 
 
-async def _run(arguments: argparse.Namespace) -> None:
-    directory: Path = arguments.directory.resolve()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    given: Path | None = arguments.user_ca
-    user_ca = _make_authority(directory) if given is None else given.read_text(encoding="utf-8")
+async def _run(arguments: argparse.Namespace, directory: Path, user_ca: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -49,7 +45,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         for host, address in cluster.hosts.addresses.items():
             print(f"{host:<6} {address}:{cluster.port}")
         print(f"known_hosts {cluster.known_hosts}")
-        if given is None:
+        if arguments.user_ca is None:
             print(
                 f"try: ssh -i {directory}/try/alice -p {cluster.port} -o IdentitiesOnly=yes "
                 f"-o UserKnownHostsFile={cluster.known_hosts} -o HostKeyAlias={HOST_KEY_ALIAS} "
@@ -68,7 +64,11 @@ def main() -> None:
     parser.add_argument("--user-ca", type=Path, help="public key of the user CA")
     parser.add_argument("--network", type=int, help="k of 127.77.k.10")
     parser.add_argument("--port", type=int)
-    asyncio.run(_run(parser.parse_args()))
+    arguments = parser.parse_args()
+    directory: Path = arguments.directory.resolve()
+    given: Path | None = arguments.user_ca
+    user_ca = _make_authority(directory) if given is None else given.read_text(encoding="utf-8")
+    asyncio.run(_run(arguments, directory, user_ca))
 
 
 if __name__ == "__main__":

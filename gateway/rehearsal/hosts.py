@@ -6,7 +6,7 @@ of its own: a directory of look-alikes that comes first in PATH.
 
 from __future__ import annotations
 
-import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +74,10 @@ case "$*" in
     case "$last" in
     ""|-*) exec $real "$@" ;;
     {accounts})
-        [ "$#" -gt 1 ] || exec $real
         case "$1" in
         -un|-nu) echo "$last" ;;
-        *) exec $real "$1" ;;
+        -*) exec $real "$1" ;;
+        *) exec $real ;;
         esac ;;
     *) exec $real "$@" ;;
     esac ;;
@@ -143,14 +143,21 @@ class Hosts:
             "LANG": "C.UTF-8",
             "LOGNAME": user,
             "PATH": f"{self.commands(user)}:/usr/local/bin:/usr/bin:/bin",
+            # for job scripts that read /etc/profile, which sets PATH anew
+            "REHEARSAL_COMMANDS": str(self.commands(user)),
             "SHELL": "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh",
             "USER": user,
         }
 
     def prepare(self) -> None:
-        """Make homes and look-alikes; existing homes are kept."""
+        """Make homes and look-alikes; what is in existing homes is kept."""
         for user in self.accounts:
             self.home(user).mkdir(mode=0o700, parents=True, exist_ok=True)
+            # a login shell's /etc/profile sets PATH anew
+            start_up = self.home(user) / ".profile"
+            if not start_up.exists():
+                line = f"export PATH={shlex.quote(str(self.commands(user)))}:$PATH\n"
+                start_up.write_text(line, encoding="utf-8")
             commands = self.commands(user)
             commands.mkdir(mode=0o700, parents=True, exist_ok=True)
             client = _CLIENT.format(
@@ -167,5 +174,5 @@ class Hosts:
                 partial = commands / f".{name}"
                 partial.write_text(text, encoding="utf-8")
                 partial.chmod(0o700)
-                os.replace(partial, commands / name)
+                partial.replace(commands / name)
         self.spool.mkdir(mode=0o700, exist_ok=True)

@@ -53,7 +53,8 @@ class JobProcesses:
 
     async def start(self, job: Job) -> Callable[[], Coroutine[None, None, tuple[int, int]]]:
         """Start the script; see :class:`~gateway.rehearsal.slurm_state.JobRunner`."""
-        directory = job.work_directory if Path(job.work_directory).is_dir() else "/tmp"  # noqa: S108
+        there = os.path.isdir(job.work_directory)  # noqa: ASYNC240, PTH112 - a local directory
+        directory = job.work_directory if there else "/tmp"  # noqa: S108 - as slurmd does
         flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if job.append else os.O_TRUNC)
         script = self._hosts.spool / f"job{job.id}" / "slurm_script"
         output = os.open(expand_output(job.output, job), flags, 0o644)

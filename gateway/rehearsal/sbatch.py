@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,21 +22,17 @@ from gateway.rehearsal.slurm_text import (
     parse_time_limit,
 )
 
-FLAGS: Final = {
-    "parsable": "", "hold": "H", "test-only": "", "no-requeue": "", "requeue": "", "quiet": "Q",
-    "verbose": "v", "version": "V", "exclusive": "", "get-user-env": "", "oversubscribe": "s",
-    "ignore-pbs": "", "wait": "W", "contiguous": "", "spread-job": "",
-}  # fmt: skip
-VALUED: Final = {
-    "account": "A", "begin": "b", "chdir": "D", "comment": "", "constraint": "C",
-    "cpus-per-gpu": "", "cpus-per-task": "c", "deadline": "", "dependency": "d", "error": "e",
-    "export": "", "gpus": "G", "gpus-per-node": "", "gres": "", "hint": "", "input": "i",
-    "job-name": "J", "licenses": "L", "mail-type": "", "mail-user": "", "mem": "",
-    "mem-per-cpu": "", "mem-per-gpu": "", "nice": "", "nodelist": "w", "nodes": "N",
-    "ntasks": "n", "ntasks-per-node": "", "open-mode": "", "output": "o", "partition": "p",
-    "qos": "q", "reservation": "", "signal": "", "threads-per-core": "", "time": "t",
-    "time-min": "", "tmp": "", "wckey": "", "wrap": "", "clusters": "M", "propagate": "",
-}  # fmt: skip
+FLAGS: Final = (
+    "parsable hold:H test-only no-requeue requeue quiet:Q verbose:v version:V exclusive get- "
+    "user-env oversubscribe:s ignore-pbs wait:W contiguous spread-job"
+)
+VALUED: Final = (
+    "account:A begin:b chdir:D comment constraint:C cpus-per-gpu cpus-per-task:c deadline "
+    "dependency:d error:e export gpus:G gpus-per-node gres hint input:i job-name:J licenses:L "
+    "mail-type mail-user mem mem-per-cpu mem-per-gpu nice nodelist:w nodes:N ntasks:n ntasks- "
+    "per-node open-mode output:o partition:p qos:q reservation signal threads-per-core time:t "
+    "time-min tmp wckey wrap clusters:M propagate"
+)
 # sbatch(1), INPUT ENVIRONMENT VARIABLES
 _VARIABLES: Final = {
     "SBATCH_ACCOUNT": "account", "SBATCH_COMMENT": "comment", "SBATCH_GRES": "gres",
@@ -62,7 +58,8 @@ def run_sbatch(
         return Answer(f"{VERSION}\n")
     script = request.script
     if options.get("wrap"):
-        script = f"#!/bin/sh\n# This script was created by sbatch --wrap.\n\n{options.get('wrap')}\n".encode()
+        head = "#!/bin/sh\n# This script was created by sbatch --wrap.\n\n"
+        script = f"{head}{options.get('wrap')}\n".encode()
     elif options.words:
         script = _read_script(Path(request.cwd) / options.words[0])
     _check_script(script)
@@ -105,21 +102,10 @@ def run_sbatch(
     return Answer(number if "parsable" in options else f"Submitted batch job {number}")
 
 
-def _parse(argv: list[str]) -> Options:
-    # options end at the script's name
-    for index, word in enumerate(argv):
-        if word == "--":
-            break
-        if not word.startswith("-") and (index == 0 or not _takes_next(argv[index - 1])):
-            argv = [*argv[:index], "--", *argv[index:]]
-            break
-    return parse_options(argv, command="sbatch", flags=FLAGS, valued=VALUED, status=255)
-
-
-def _takes_next(word: str) -> bool:
-    if word.startswith("--"):
-        return word[2:] in VALUED
-    return word.startswith("-") and len(word) == 2 and word[1] in VALUED.values()
+def _parse(argv: Sequence[str]) -> Options:
+    return parse_options(
+        argv, command="sbatch", flags=FLAGS, valued=VALUED, status=255, stop_at_word=True
+    )
 
 
 def _read_script(path: Path) -> bytes:

@@ -24,7 +24,7 @@ _DEFAULT_QUEUE: Final = "%.18i %.9P %.8j %.8u %.2t %.10M %.6D %R"
 _START_QUEUE: Final = "%.18i %.9P %.8j %.8u %.2t %.19S %.6D %20Y %R"
 _DEFAULT_SINFO: Final = "%9P %.5a %.10l %.6D %.6t %N"
 _DEFAULT_SACCT: Final = "JobID,JobName,Partition,Account,AllocCPUS,State,ExitCode"
-_COMMON: Final = {"version": "V", "verbose": "v", "help": "", "all": "a"}
+_COMMON: Final = " version:V verbose:v help all:a"
 
 
 def run_squeue(state: SlurmState, request: Request) -> Answer:
@@ -32,30 +32,11 @@ def run_squeue(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="squeue",
-        flags={
-            **_COMMON,
-            "noheader": "h",
-            "me": "",
-            "start": "",
-            "array": "r",
-            "long": "l",
-            "hide": "",
-            "local": "",
-        },  # fmt: skip
-        valued={
-            "jobs": "j",
-            "states": "t",
-            "user": "u",
-            "name": "n",
-            "partition": "p",
-            "account": "A",
-            "qos": "q",
-            "nodelist": "w",
-            "reservation": "R",
-            "format": "o",
-            "Format": "O",
-            "sort": "S",
-        },  # fmt: skip
+        flags=("noheader:h me start array:r long:l hide local" + _COMMON),
+        valued=(
+            "jobs:j states:t user:u name:n partition:p account:A qos:q nodelist:w "
+            "reservation:R format:o Format:O sort:S"
+        ),
     )
     if "version" in options:
         return Answer(f"{VERSION}\n")
@@ -118,27 +99,8 @@ def run_scancel(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="scancel",
-        flags={
-            **_COMMON,
-            "quiet": "Q",
-            "full": "f",
-            "batch": "b",
-            "me": "",
-            "hurry": "H",
-            "ctld": "",
-            "interactive": "i",
-        },  # fmt: skip
-        valued={
-            "user": "u",
-            "name": "n",
-            "jobname": "",
-            "state": "t",
-            "signal": "s",
-            "partition": "p",
-            "account": "A",
-            "qos": "q",
-            "reservation": "R",
-        },  # fmt: skip
+        flags=("quiet:Q full:f batch:b me hurry:H ctld interactive:i" + _COMMON),
+        valued="user:u name:n jobname state:t signal:s partition:p account:A qos:q reservation:R",
     )
     if "version" in options:
         return Answer(f"{VERSION}\n")
@@ -174,25 +136,11 @@ def run_sinfo(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="sinfo",
-        flags={
-            **_COMMON,
-            "noheader": "h",
-            "Node": "N",
-            "long": "l",
-            "summarize": "s",
-            "reservation": "T",
-            "exact": "e",
-            "responding": "r",
-            "list-reasons": "R",
-        },  # fmt: skip
-        valued={
-            "partition": "p",
-            "format": "o",
-            "Format": "O",
-            "nodes": "n",
-            "states": "t",
-            "sort": "S",
-        },
+        flags=(
+            "noheader:h Node:N long:l summarize:s reservation:T exact:e responding:r list- "
+            "reasons:R" + _COMMON
+        ),
+        valued="partition:p format:o Format:O nodes:n states:t sort:S",
     )
     if "version" in options:
         return Answer(f"{VERSION}\n")
@@ -235,8 +183,8 @@ def run_scontrol(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="scontrol",
-        flags={**_COMMON, "oneliner": "o", "details": "d", "quiet": "Q", "future": "F"},
-        valued={"cluster": "M", "uid": "u"},
+        flags=("oneliner:o details:d quiet:Q future:F" + _COMMON),
+        valued="cluster:M uid:u",
     )
     words = list(options.words)
     if "version" in options or words[:1] == ["version"]:
@@ -311,30 +259,14 @@ def run_sacct(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="sacct",
-        flags={
-            **_COMMON,
-            "allocations": "X",
-            "noheader": "n",
-            "parsable": "p",
-            "parsable2": "P",
-            "allusers": "a",
-            "duplicates": "D",
-            "long": "l",
-            "brief": "b",
-            "noconvert": "",
-        },  # fmt: skip
-        valued={
-            "jobs": "j",
-            "format": "o",
-            "user": "u",
-            "name": "",
-            "starttime": "S",
-            "endtime": "E",
-            "state": "s",
-            "account": "A",
-            "partition": "r",
-            "clusters": "M",
-        },  # fmt: skip
+        flags=(
+            "allocations:X noheader:n parsable:p parsable2:P allusers:a duplicates:D long:l "
+            "brief:b noconvert" + _COMMON
+        ),
+        valued=(
+            "jobs:j format:o user:u name starttime:S endtime:E state:s account:A partition:r "
+            "clusters:M"
+        ),
     )
     if "version" in options:
         return Answer(f"{VERSION}\n")
@@ -363,9 +295,14 @@ def run_sacct(state: SlurmState, request: Request) -> Answer:
             state_word = row["state"].partition(" ")[0].replace("TIMEOUT", "CANCELLED")
             number = f"{job.id}.batch"
             rows.append(
-                {**step, "jobid": number, "jobidraw": number, "jobname": "batch",
-                 "state": state_word}
-            )  # fmt: skip
+                {
+                    **step,
+                    "jobid": number,
+                    "jobidraw": number,
+                    "jobname": "batch",
+                    "state": state_word,
+                }
+            )
     return _accounting(options, names, rows, {name: name for name in names})
 
 
@@ -374,17 +311,11 @@ def run_sacctmgr(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="sacctmgr",
-        flags={
-            **_COMMON,
-            "readonly": "r",
-            "noheader": "n",
-            "parsable": "p",
-            "parsable2": "P",
-            "immediate": "i",
-            "quiet": "Q",
-            "associations": "s",
-        },  # fmt: skip
-        valued={},
+        flags=(
+            "readonly:r noheader:n parsable:p parsable2:P immediate:i quiet:Q associations:s"
+            + _COMMON
+        ),
+        valued="",
     )
     if "version" in options:
         return Answer(f"{VERSION}\n")

@@ -162,19 +162,20 @@ class SlurmState:
 
     def schedule(self) -> None:
         """Start what fits, say why the rest waits."""
-        blocked: set[str] = set()
+        blocked: set[tuple[str, str | None]] = set()
         for job in sorted(self.jobs.values(), key=lambda job: job.id):
             if job.state != "PENDING":
                 continue
             job.reason = self._reason(job)
             if job.reason != "None":
                 continue
-            if job.partition in blocked:
+            line = (job.partition, job.reservation)
+            if line in blocked:
                 job.reason = "Priority"
                 continue
             node = next((n for n in self._nodes_for(job) if self._fits(job, n)), None)
             if node is None:
-                blocked.add(job.partition)
+                blocked.add(line)
                 job.reason = "Resources"
                 continue
             job.state, job.node, job.started = "RUNNING", node.name, int(time.time())

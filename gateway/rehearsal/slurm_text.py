@@ -211,58 +211,85 @@ class Options:
         return [word for word in self.values.get(name, "").split(",") if word]
 
 
+class _Scanner:
+    """getopt_long's rules over one argv."""
+
+    def __init__(self, command: str, flags: str, valued: str, status: int) -> None:
+        self._command, self._status = command, status
+        self._takes: dict[str, bool] = {}
+        self._short: dict[str, str] = {}
+        for text, takes in ((flags, False), (valued, True)):
+            for entry in text.split():
+                name, _, letter = entry.partition(":")
+                self._takes[name] = takes
+                if letter:
+                    self._short[letter] = name
+        self.values: dict[str, str] = {}
+        self._rest: list[str] = []
+
+    def scan(self, argv: Sequence[str], *, stop_at_word: bool) -> list[str]:
+        """Fill ``values`` and return the words that are no options."""
+        words: list[str] = []
+        self._rest = list(argv)
+        while self._rest:
+            word = self._rest.pop(0)
+            if word == "--":
+                return words + self._rest
+            if word.startswith("--"):
+                self._long(word)
+            elif word.startswith("-") and len(word) > 1:
+                self._letters(word)
+            elif stop_at_word:
+                return [word, *self._rest]
+            else:
+                words.append(word)
+        return words
+
+    def _long(self, word: str) -> None:
+        name, equals, inline = word[2:].partition("=")
+        if name not in self._takes:
+            raise self._unknown(word)
+        if equals or not self._takes[name]:
+            self.values[name] = inline
+        else:
+            self.values[name] = self._next(word)
+
+    def _letters(self, word: str) -> None:
+        letters = word[1:]
+        while letters:
+            letter, letters = letters[0], letters[1:]
+            if letter not in self._short:
+                raise self._unknown(f"-{letter}")
+            name = self._short[letter]
+            if self._takes[name]:
+                self.values[name] = letters or self._next(word)
+                return
+            self.values[name] = ""
+
+    def _next(self, option: str) -> str:
+        if not self._rest:
+            words = f"{self._command}: option '{option}' requires an argument"
+            raise UsageError(words, self._status)
+        return self._rest.pop(0)
+
+    def _unknown(self, option: str) -> UsageError:
+        hint = f'Try "{self._command} --help" for more information'
+        return UsageError(f"{self._command}: unrecognized option '{option}'\n{hint}", self._status)
+
+
 def parse_options(
     argv: Sequence[str],
     *,
     command: str,
-    flags: Mapping[str, str],
-    valued: Mapping[str, str],
+    flags: str,
+    valued: str,
     status: int = 1,
+    stop_at_word: bool = False,
 ) -> Options:
-    """getopt_long's rules: ``flags`` and ``valued`` map long names to their short letter or ''.
+    """Parse ``argv``; ``flags`` and ``valued`` list options as ``long`` or ``long:l``.
 
     :raises UsageError: as the real command says it.
     """
-    short = {letter: name for name, letter in {**flags, **valued}.items() if letter}
-    values: dict[str, str] = {}
-    words: list[str] = []
-    rest = list(argv)
-
-    def fail(option: str) -> UsageError:
-        hint = f'Try "{command} --help" for more information'
-        return UsageError(f"{command}: unrecognized option '{option}'\n{hint}", status)
-
-    def value(name: str, inline: str | None, option: str) -> str:
-        if inline is not None:
-            return inline
-        if not rest:
-            raise UsageError(f"{command}: option '{option}' requires an argument", status)
-        return rest.pop(0)
-
-    while rest:
-        word = rest.pop(0)
-        if word == "--":
-            words += rest
-            break
-        if word.startswith("--"):
-            name, equals, inline = word[2:].partition("=")
-            if name in flags:
-                values[name] = inline
-            elif name in valued:
-                values[name] = value(name, inline if equals else None, word)
-            else:
-                raise fail(word)
-        elif word.startswith("-") and len(word) > 1:
-            letters = word[1:]
-            while letters:
-                letter, letters = letters[0], letters[1:]
-                if letter not in short:
-                    raise fail(f"-{letter}")
-                if short[letter] in flags:
-                    values[short[letter]] = ""
-                    continue
-                values[short[letter]] = value(short[letter], letters or None, word)
-                break
-        else:
-            words.append(word)
-    return Options(values, words)
+    scanner = _Scanner(command, flags, valued, status)
+    words = scanner.scan(argv, stop_at_word=stop_at_word)
+    return Options(scanner.values, words)

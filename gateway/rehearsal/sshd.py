@@ -14,7 +14,6 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 import asyncssh
@@ -137,7 +136,7 @@ class Sshd:
             return
         if child.stdin is None or child.stdout is None or child.stderr is None:
             raise AssertionError("pipes were asked for")
-        feeding = asyncio.create_task(_feed(process.stdin, child.stdin))
+        feeding = asyncio.create_task(_feed(process.stdin, child.stdin, child))
         try:
             await asyncio.gather(
                 _drain(child.stdout, process.stdout), _drain(child.stderr, process.stderr)
@@ -152,12 +151,30 @@ class Sshd:
             process.exit(status)
 
 
-async def _feed(source: asyncssh.SSHReader[bytes], sink: asyncio.StreamWriter) -> None:
+async def _feed(
+    source: asyncssh.SSHReader[bytes],
+    sink: asyncio.StreamWriter,
+    child: asyncio.subprocess.Process,
+) -> None:
     with suppress(OSError, asyncssh.Error):  # the child closed its input, or the client left
-        while data := await source.read(_CHUNK):
+        while True:
+            try:
+                data = await source.read(_CHUNK)
+            except asyncssh.SignalReceived as request:
+                _pass_on(request.signal, child)
+                continue
+            if not data:
+                break
             sink.write(data)
             await sink.drain()
     sink.close()
+
+
+def _pass_on(name: str, child: asyncio.subprocess.Process) -> None:
+    """As sshd does: the signal goes to the command's process group."""
+    with suppress(KeyError, ProcessLookupError):
+        if child.returncode is None:
+            os.killpg(child.pid, signal.Signals[f"SIG{name}"])
 
 
 async def _drain(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:
@@ -241,7 +258,7 @@ class _Connection(asyncssh.SSHServer):
 
     async def unix_server_requested(self, listen_path: str) -> Any:
         # sshd refuses a path that exists (StreamLocalBindUnlink no); asyncio would remove it
-        if self.user == TUNNEL or Path(listen_path).is_symlink() or Path(listen_path).exists():
+        if self.user == TUNNEL or os.path.lexists(listen_path):  # noqa: ASYNC240
             return False
         try:
             listener = await self._peer.forward_local_path(listen_path, listen_path)
