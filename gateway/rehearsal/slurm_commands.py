@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from gateway.rehearsal import slurm_fields as fields
+from gateway.rehearsal import slurm_records as records
+from gateway.rehearsal.slurm_accounting import run_sacct, run_sacctmgr
 from gateway.rehearsal.slurm_model import CLUSTER_NAME, VERSION, Job, Node
 from gateway.rehearsal.slurm_state import SlurmState
 from gateway.rehearsal.slurm_text import (
@@ -23,7 +25,6 @@ from gateway.rehearsal.slurm_text import (
 _DEFAULT_QUEUE: Final = "%.18i %.9P %.8j %.8u %.2t %.10M %.6D %R"
 _START_QUEUE: Final = "%.18i %.9P %.8j %.8u %.2t %.19S %.6D %20Y %R"
 _DEFAULT_SINFO: Final = "%9P %.5a %.10l %.6D %.6t %N"
-_DEFAULT_SACCT: Final = "JobID,JobName,Partition,Account,AllocCPUS,State,ExitCode"
 _COMMON: Final = " version:V verbose:v help all:a"
 
 
@@ -231,19 +232,19 @@ def _show(state: SlurmState, request: Request, what: str, wanted: str) -> Answer
             return Answer(stderr="slurm_load_jobs error: Invalid job id specified\n", status=1)
         jobs = [state.jobs[int(wanted)]] if wanted else list(state.jobs.values())
         return _records(
-            (fields.job_record(state, request, job) for job in jobs), "No jobs in the system"
+            (records.job_record(state, request, job) for job in jobs), "No jobs in the system"
         )
     if what.startswith("part"):
         partitions = [p for p in layout.partitions if wanted in ("", p.name)]
         missing = f"Partition {wanted} not found"
-        return _records((fields.partition_record(state, p) for p in partitions), missing)
+        return _records((records.partition_record(state, p) for p in partitions), missing)
     if what.startswith("node"):
         nodes_ = [n for n in layout.nodes if not wanted or n.name in parse_nodes(wanted)]
-        return _records((fields.node_record(state, n) for n in nodes_), f"Node {wanted} not found")
+        return _records((records.node_record(state, n) for n in nodes_), f"Node {wanted} not found")
     if what.startswith("res"):
         found = [r for r in state.reservations if wanted in ("", r.name)]
         missing = f"Reservation {wanted} not found" if wanted else "No reservations in the system"
-        return _records((fields.reservation_record(state, request, r) for r in found), missing)
+        return _records((records.reservation_record(state, request, r) for r in found), missing)
     return Answer(stderr=f"invalid entity:{what} for keyword:show\n", status=1)
 
 
@@ -252,144 +253,6 @@ def _records(records: Iterable[str], missing: str) -> Answer:
     if lines:
         return Answer("".join(f"{line}\n" for line in lines))
     return Answer(f"{missing}\n", status=0 if missing.startswith("No ") else 1)
-
-
-def run_sacct(state: SlurmState, request: Request) -> Answer:
-    """sacct(1): allocations, and the batch step unless ``-X``."""
-    options = parse_options(
-        request.argv[1:],
-        command="sacct",
-        flags=(
-            "allocations:X noheader:n parsable:p parsable2:P allusers:a duplicates:D long:l "
-            "brief:b noconvert" + _COMMON
-        ),
-        valued=(
-            "jobs:j format:o user:u name starttime:S endtime:E state:s account:A partition:r "
-            "clusters:M"
-        ),
-    )
-    if "version" in options:
-        return Answer(f"{VERSION}\n")
-    names = _names(options.get("format", _DEFAULT_SACCT), fields.SACCT_NAMES, "sacct")
-    users = options.listed("user")
-    anyone = "allusers" in options or "jobs" in options
-    rows = []
-    for job in state.everything():
-        row = fields.accounting_row(request, job)
-        if (
-            (not users and not anyone and job.user != request.user)
-            or (users and job.user not in users)
-            or ("jobs" in options and str(job.id) not in options.listed("jobs"))
-            or ("name" in options and job.name not in options.listed("name"))
-            or ("account" in options and job.account not in options.listed("account"))
-            or ("partition" in options and job.partition not in options.listed("partition"))
-            or ("state" in options and job.state not in options.get("state").upper().split(","))
-        ):
-            continue
-        rows.append(row)
-        if "allocations" not in options and job.node:
-            step = dict.fromkeys(row, "") | {
-                key: row[key] for key in ("account", "exitcode", "start", "end", "elapsed", "ncpus",
-                                          "nodelist", "submit", "alloctres", "eligible")
-            }  # fmt: skip
-            state_word = row["state"].partition(" ")[0].replace("TIMEOUT", "CANCELLED")
-            number = f"{job.id}.batch"
-            rows.append(
-                {
-                    **step,
-                    "jobid": number,
-                    "jobidraw": number,
-                    "jobname": "batch",
-                    "state": state_word,
-                }
-            )
-    return _accounting(options, names, rows, {name: name for name in names})
-
-
-def run_sacctmgr(state: SlurmState, request: Request) -> Answer:
-    """sacctmgr(1): show of users, associations, accounts, QoS and the cluster."""
-    options = parse_options(
-        request.argv[1:],
-        command="sacctmgr",
-        flags=(
-            "readonly:r noheader:n parsable:p parsable2:P immediate:i quiet:Q associations:s"
-            + _COMMON
-        ),
-        valued="",
-    )
-    if "version" in options:
-        return Answer(f"{VERSION}\n")
-    if len(options.words) < 2 or options.words[0] not in ("show", "list"):
-        return Answer(stderr=" Access/permission denied\n", status=1)
-    entity = options.words[1].lower()
-    conditions: dict[str, str] = {}
-    for word in options.words[2:]:
-        key, equals, value = word.partition("=")
-        if equals:
-            conditions[{"name": "user", "names": "user", "users": "user"}.get(key, key)] = value
-        elif key.lower() not in ("where", "withassoc", "withqos"):
-            conditions["user"] = key
-    associations = [
-        entry
-        for entry in state.layout.associations
-        if conditions.get("user", entry.user) == entry.user
-        and conditions.get("account", entry.account) == entry.account
-    ]
-    rows: list[Mapping[str, str]]
-    if entity.startswith("assoc"):
-        default = "Cluster,Account,User,Partition,QOS,DefaultQOS"
-        rows = [fields.association_row(state, entry) for entry in associations]
-    elif entity.startswith("user"):
-        default = "User,DefaultAccount,AdminLevel"
-        rows = [fields.association_row(state, entry) for entry in associations]
-        if not {"withassoc"} & {word.lower() for word in options.words}:
-            rows = list({row["user"]: row for row in reversed(rows)}.values())
-    elif entity.startswith("acc"):
-        default = "Account"
-        rows = [{"account": name} for name in sorted({a.account for a in associations})]
-    elif entity.startswith("qos"):
-        default = "Name"
-        limits = ("maxwall", "maxjobspu", "maxsubmitpu", "maxtrespu", "grptres", "flags")
-        rows = [{**dict.fromkeys(limits, ""), "name": q, "priority": "0"} for q in state.layout.qos]
-    elif entity.startswith("cluster"):
-        default = "Cluster"
-        rows = [{"cluster": CLUSTER_NAME}]
-    else:
-        return Answer(stderr=" Unknown condition\n", status=1)
-    known = {**fields.association_row(state, state.layout.associations[0]), **(rows or [{}])[0]}
-    names = _names(conditions.get("format", default), known, "sacctmgr")
-    headers = {"defaultqos": "Def QOS", "defaultaccount": "Def Acct", "adminlevel": "Admin"}
-    titles = {name: headers.get(name.lower(), name) for name in names}
-    return _accounting(options, names, rows, titles)
-
-
-def _names(text: str, known: Iterable[str], command: str) -> list[str]:
-    available = {name.lower(): name for name in known}
-    names = []
-    for word in text.split(","):
-        name = word.partition("%")[0]
-        if name.lower() not in available:
-            if command == "sacctmgr":
-                raise UsageError(f" Unknown field '{name.lower()}'")
-            raise UsageError(f'{command}: error: Invalid field requested: "{name}"')
-        names.append(available[name.lower()] if command == "sacct" else name)
-    return names
-
-
-def _accounting(
-    options: Options,
-    names: Sequence[str],
-    rows: Iterable[Mapping[str, str]],
-    titles: Mapping[str, str],
-) -> Answer:
-    lines = [[row[name.lower()] for name in names] for row in rows]
-    if "noheader" not in options:
-        lines.insert(0, [titles[name] for name in names])
-    if "parsable2" in options:
-        return Answer("".join("|".join(line) + "\n" for line in lines))
-    if "parsable" in options:
-        return Answer("".join("|".join(line) + "|\n" for line in lines))
-    return Answer("".join(" ".join(f"{cell[:12]:>12}" for cell in line) + " \n" for line in lines))
 
 
 def _table(

@@ -10,7 +10,12 @@ from typing import Any
 
 import asyncssh
 
+from gateway.profiles.loading import load_profile
+from gateway.profiles.models import ClusterProfile
 from gateway.rehearsal.cluster import HOST_KEY_ALIAS, RehearsalCluster
+from gateway.rehearsal.profile import build_rehearsal_profile
+from gateway.transport.base import Actor
+from gateway.transport.pool import SshPool
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,24 @@ async def open_site(directory: Path, **options: Any) -> AsyncIterator[Site]:
         yield Site(cluster, authority)
     finally:
         await cluster.close()
+
+
+class SiteCredentials:
+    """Certificates straight from the site's authority, as the transport asks for them."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def fetch_client_keys(
+        self, actor: Actor, *, node: str | None
+    ) -> Sequence[asyncssh.SSHKeyPair]:
+        """One key pair with its certificate."""
+        pairs = asyncssh.load_keypairs([self._site.certify(actor.name)])
+        return [pair for pair in pairs if pair.has_cert]
+
+
+def open_pool(site: Site, directory: Path, **login: object) -> tuple[ClusterProfile, SshPool]:
+    """The site's profile, ``login`` changed in it, and a pool of connections to it."""
+    profile = load_profile(build_rehearsal_profile(site.cluster, directory))
+    profile = profile.model_copy(update={"login": profile.login.model_copy(update=login)})
+    return profile, SshPool(profile, SiteCredentials(site))
