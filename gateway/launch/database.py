@@ -48,9 +48,9 @@ class Database:
         """
         try:
             engine = _create_engine(url)
-        except (ArgumentError, ImportError) as error:
+        except (ArgumentError, ImportError, OSError) as error:
             raise ConfigurationError(
-                text("The connector's database URL cannot be used."),
+                text("The connector's database cannot be used."),
                 detail=str(error),
                 reason="database",
             ) from error
