@@ -158,7 +158,9 @@ class SshdSite:
         """The home directory that commands of ``user`` see as ``$HOME``."""
         return self.home / user
 
-    def open_sshd(self, *lines: str, host: str | None = None) -> Sshd:
+    def open_sshd(
+        self, *lines: str, host: str | None = None, host_certificate: bool = True
+    ) -> Sshd:
         """Start a server; ``lines`` are put first in its sshd_config and so win."""
         number = next(self._numbers)
         directory = self.directory / f"sshd{number}"
@@ -173,6 +175,8 @@ class SshdSite:
         (directory / "host_key-cert.pub").write_bytes(certificate.export_certificate())
         (directory / "host_key.pub").write_bytes(key.export_public_key())
         config = directory / "sshd_config"
+        if host_certificate:
+            lines = (*lines, f"HostCertificate {directory}/host_key-cert.pub")
         config.write_text("\n".join((*lines, *self._config(directory, host, port))) + "\n")
         command = [SSHD, "-D", "-e", "-f", str(config)]
         if self.has_accounts:
@@ -238,7 +242,6 @@ class SshdSite:
             f"Port {port}",
             f"PidFile {directory}/pid",
             f"HostKey {directory}/host_key",
-            f"HostCertificate {directory}/host_key-cert.pub",
             f"TrustedUserCAKeys {self.user_ca_path}",
             "AuthorizedKeysFile none",
             "StrictModes no",

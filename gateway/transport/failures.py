@@ -98,6 +98,15 @@ NO_COMMON: Final = Failure(
 LOST: Final = Failure(
     ClusterUnavailable, "connection_lost", text("The connection to {where} was lost.")
 )
+DROPPED: Final = Failure(
+    ClusterUnavailable,
+    "dropped",
+    text(
+        "The connection was closed before the sign-in by {where}. It may have too many new "
+        "connections (MaxStartups), refuse this host, or have no host key of the kind that "
+        "known_hosts names."
+    ),
+)
 DISCONNECTED: Final = Failure(
     ClusterUnavailable, "disconnected", text("The connection was closed by {where}.")
 )

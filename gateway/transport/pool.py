@@ -37,19 +37,34 @@ IDLE_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 3.0
 # Waiting for a turn to shake hands, or for a free channel, is bounded too.
 QUEUE_SECONDS: Final = 120.0
+# A busy sshd drops new connections at random (MaxStartups): seconds until we knock again.
+DROPPED_PAUSES: Final = (0.3, 1.0)
 
 
 class _Client(asyncssh.SSHClient):
-    """Watches one connection: its end, and whether more than our key was asked for.
+    """Watches one connection: how far the sign-in came, whether more than our key was asked for,
+    and its end.
 
     asyncssh asks for a password only after the keys; when the keys were not refused before
     (``public_key_auth_requested`` means: have you another?), the server took ours and wants more.
     """
 
     def __init__(self) -> None:
+        self.sign_in_begun = False
         self.keys_refused = False
         self.more_asked = False
-        self.on_lost: list[Callable[[], None]] = []
+        self._lost = False
+        self._when_lost: list[Callable[[], object]] = []
+
+    def when_lost(self, call: Callable[[], object]) -> None:
+        """Call it when the connection is lost or closed; now, if it is already."""
+        if self._lost:
+            call()
+        else:
+            self._when_lost.append(call)
+
+    def begin_auth(self, username: str) -> None:
+        self.sign_in_begun = True
 
     def public_key_auth_requested(self) -> None:
         self.keys_refused = True
@@ -61,9 +76,10 @@ class _Client(asyncssh.SSHClient):
         self.more_asked = self.more_asked or not self.keys_refused
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for call in self.on_lost:
+        self._lost = True
+        calls, self._when_lost = self._when_lost, []
+        for call in calls:
             call()
-        self.on_lost.clear()
 
 
 @dataclass(eq=False, slots=True)
@@ -84,6 +100,8 @@ class Lease:
     where: Text
     abandon: Callable[[], None]
     """Call it when a command may go on running there although its channel was closed."""
+    retire: Callable[[], None]
+    """Call it when the connection takes no more channels: the next command opens another."""
 
 
 class SshPool:
@@ -145,7 +163,7 @@ class SshPool:
                     if pooled.abandoned > self._profile.login.max_sessions // 2:
                         self._forget(pooled)
 
-                yield Lease(pooled.connection, pooled.where, abandon)
+                yield Lease(pooled.connection, pooled.where, abandon, lambda: self._forget(pooled))
         finally:
             self._end(pooled, actor)
 
@@ -168,26 +186,16 @@ class SshPool:
         self._guard.check(actor, address, where)
         pooled = await self._login(via)
         self._begin(pooled)
-        client = _Client()
-        client.on_lost.append(lambda: self._end(pooled, via))
         try:
-            connection = await self._open(
-                actor,
-                address,
-                tunnel.compute_port,
-                where,
-                client=client,
-                node=node,
-                via=pooled.connection,
+            connection, client = await self._open(
+                actor, address, tunnel.compute_port, where, node=node, via=pooled.connection
             )
         except BaseException:
-            # asyncssh tells the client of a lost connection only if it came to be one.
-            if client.on_lost:
-                client.on_lost.clear()
-                self._end(pooled, via)
+            self._end(pooled, via)
             raise
         self._nodes.add(connection)
-        client.on_lost.append(lambda: self._nodes.discard(connection))
+        client.when_lost(lambda: self._nodes.discard(connection))
+        client.when_lost(lambda: self._end(pooled, via))
         return connection
 
     async def close(self) -> None:
@@ -224,12 +232,8 @@ class SshPool:
     ) -> tuple[asyncssh.SSHClientConnection, _Client]:
         where = text("login node {host}", host=host)
         self._guard.check(actor, "login", where)
-        client = _Client()
         alias = self._profile.login.host_key_alias
-        connection = await self._open(
-            actor, host, port, where, client=client, via=bastion, alias=alias, scope="login"
-        )
-        return connection, client
+        return await self._open(actor, host, port, where, via=bastion, alias=alias, scope="login")
 
     async def _bastion(self) -> asyncssh.SSHClientConnection | None:
         bastion = self._profile.login.bastion
@@ -252,9 +256,8 @@ class SshPool:
                 return pooled.connection
             where = text("bastion {host}", host=bastion.host)
             self._guard.check(actor, "bastion", where)
-            client = _Client()
-            connection = await self._open(
-                actor, bastion.host, bastion.port, where, client=client, scope="bastion"
+            connection, client = await self._open(
+                actor, bastion.host, bastion.port, where, scope="bastion"
             )
             return self._keep(key, connection, client, where).connection
 
@@ -265,59 +268,81 @@ class SshPool:
         port: int,
         where: Text,
         *,
-        client: _Client,
         node: str | None = None,
         via: asyncssh.SSHClientConnection | None = None,
         alias: str | None = None,
         scope: str | None = None,
-    ) -> asyncssh.SSHClientConnection:
-        if self._closed:
-            raise ClusterUnavailable(text("The gateway is stopping."), reason="closed")
+    ) -> tuple[asyncssh.SSHClientConnection, _Client]:
         turns = self._handshakes.setdefault(
             (host, port), asyncio.Semaphore(self._profile.login.max_startups)
         )
-        async with _turn(turns, where):
-            keys = await self._credentials.fetch_client_keys(actor, node=node)
-            known_hosts = await asyncio.to_thread(self._load_known_hosts)
+        for pause in (*DROPPED_PAUSES, None):
             try:
-                with failures.ssh_failures(where):
-                    async with asyncio.timeout(self._timeout):
-                        connection = await asyncssh.connect(
-                            host,
-                            port,
-                            tunnel=via,
-                            client_factory=lambda: client,
-                            config=None,
-                            agent_path=None,
-                            agent_forwarding=False,
-                            x11_forwarding=False,
-                            gss_host=None,
-                            username=actor.name,
-                            client_keys=keys,
-                            known_hosts=known_hosts,
-                            host_key_alias=alias,
-                            preferred_auth="publickey,keyboard-interactive,password",
-                            encryption_algs=CIPHERS,
-                            compression_algs=None,
-                            keepalive_interval=KEEPALIVE_SECONDS,
-                            keepalive_count_max=KEEPALIVE_COUNT,
-                            login_timeout=self._timeout,
-                        )
+                async with _turn(turns, where):
+                    opened = await self._shake_hands(actor, host, port, where, node, via, alias)
             except GatewayError as error:
-                refused = self._explain(error, client, where)
-                if refused.reason in (failures.SIGN_IN.reason, failures.SECOND_FACTOR.reason):
+                if error.reason in (failures.SIGN_IN.reason, failures.SECOND_FACTOR.reason):
                     self._guard.refused(actor, scope or host)
-                raise refused from error.__cause__
-        self._guard.admitted(actor, scope or host)
+                if pause is None or error.reason != failures.DROPPED.reason:
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                self._guard.admitted(actor, scope or host)
+                return opened
+        raise AssertionError("the last turn returns or raises")
+
+    async def _shake_hands(
+        self,
+        actor: Actor,
+        host: str,
+        port: int,
+        where: Text,
+        node: str | None,
+        via: asyncssh.SSHClientConnection | None,
+        alias: str | None,
+    ) -> tuple[asyncssh.SSHClientConnection, _Client]:
+        keys = await self._credentials.fetch_client_keys(actor, node=node)
+        known_hosts = await asyncio.to_thread(self._load_known_hosts)
         if self._closed:
-            connection.close()
+            raise ClusterUnavailable(text("The gateway is stopping."), reason="closed")
+        client = _Client()
+        try:
+            with failures.ssh_failures(where):
+                async with asyncio.timeout(self._timeout):
+                    connection = await asyncssh.connect(
+                        host,
+                        port,
+                        tunnel=via,
+                        client_factory=lambda: client,
+                        config=None,
+                        agent_path=None,
+                        agent_forwarding=False,
+                        x11_forwarding=False,
+                        gss_host=None,
+                        username=actor.name,
+                        client_keys=keys,
+                        known_hosts=known_hosts,
+                        host_key_alias=alias,
+                        # Only the key is ever sent; the others tell that more was asked for.
+                        preferred_auth="publickey,keyboard-interactive,password",
+                        encryption_algs=CIPHERS,
+                        compression_algs=None,
+                        keepalive_interval=KEEPALIVE_SECONDS,
+                        keepalive_count_max=KEEPALIVE_COUNT,
+                        login_timeout=self._timeout,
+                    )
+        except GatewayError as error:
+            raise self._explain(error, client, where) from error.__cause__
+        if self._closed:
             await close_connection(connection)
             raise ClusterUnavailable(text("The gateway is stopping."), reason="closed")
-        return connection
+        return connection, client
 
     def _explain(self, error: GatewayError, client: _Client, where: Text) -> GatewayError:
         if error.reason == failures.SIGN_IN.reason and client.more_asked:
             return failures.build_error(failures.SECOND_FACTOR, where, error.detail)
+        if error.reason == failures.LOST.reason and not client.sign_in_begun:
+            return failures.build_error(failures.DROPPED, where, error.detail)
         return error
 
     def _load_known_hosts(self) -> asyncssh.SSHKnownHosts:
@@ -356,7 +381,7 @@ class SshPool:
     ) -> _Pooled:
         pooled = _Pooled(connection, where, asyncio.Semaphore(self._profile.login.max_sessions))
         self._pooled[key] = pooled
-        client.on_lost.append(lambda: self._forget(pooled))
+        client.when_lost(lambda: self._forget(pooled))
         return pooled
 
     def _forget(self, pooled: _Pooled) -> None:

@@ -21,6 +21,8 @@ from gateway.transport.quoting import build_command_line
 
 # Start-up files may print before the marker; more than this is no greeting.
 NOISE_LIMIT: Final = 256 * 1024
+# Seconds to wait before a session is asked for again.
+SESSION_PAUSES: Final = (0.1, 0.2, 0.4)
 _UNKNOWN_SIGNAL: Final = 99
 
 
@@ -50,27 +52,22 @@ class _Stream:
 
 
 class _Command(asyncssh.SSHClientSession[bytes]):
-    """Collects what one command says; ``ended`` is set when its channel is closed."""
+    """Collects what one command says; ``ended`` is set when there is nothing more to wait for."""
 
     def __init__(self, marker: str, limit: int) -> None:
         self.stdout = _Stream(marker.encode(), limit)
         self.stderr = _Stream(marker.encode(), limit)
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.Event()
+        self.closed = False
+        self.lost: Exception | None = None
         self.exit_status: int | None = None
         self.too_much = False
-        self._channel: asyncssh.SSHClientChannel[bytes] | None = None
-
-    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
-        self._channel = chan
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         stream = self.stderr if datatype == asyncssh.EXTENDED_DATA_STDERR else self.stdout
-        if not stream.feed(data) and not self.too_much:
+        if not self.too_much and not stream.feed(data):
             self.too_much = True
-            if self._channel is not None:
-                stop_channel(self._channel)
-            if not self.ended.done():
-                self.ended.set_result(None)
+            self.ended.set()
 
     def exit_status_received(self, status: int) -> None:
         self.exit_status = status
@@ -79,12 +76,9 @@ class _Command(asyncssh.SSHClientSession[bytes]):
         self.exit_status = 128 + signal_number(signal)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.ended.done():
-            return
-        if exc is None:
-            self.ended.set_result(None)
-        else:
-            self.ended.set_exception(exc)
+        self.lost = exc
+        self.closed = True
+        self.ended.set()
 
 
 class SshTransport:
@@ -135,32 +129,41 @@ class SshTransport:
 
 
 async def _exchange(lease: Lease, command: _Command, line: str, stdin: bytes) -> None:
-    channel: asyncssh.SSHClientChannel[bytes] | None = None
-    try:
-        with failures.ssh_failures(lease.where):
-            try:
-                channel, _ = await lease.connection.create_session(
-                    lambda: command, line, encoding=None
-                )
-            except asyncssh.ChannelOpenError as exc:
-                if exc.code == asyncssh.OPEN_CONNECT_FAILED:
-                    # sshd(8) answers so when MaxSessions is reached; no host is dialled here.
-                    raise failures.build_error(
-                        failures.TOO_MANY_SESSIONS, lease.where, str(exc)
-                    ) from exc
-                raise
+    with failures.ssh_failures(lease.where):
+        channel = await _open_channel(lease, command, line)
+        try:
             if stdin:
                 channel.write(stdin)
             channel.write_eof()
-            await command.ended
-    finally:
-        if channel is not None and not command.ended.done():
-            stop_channel(channel)
-            lease.abandon()
-        elif command.too_much:
-            lease.abandon()
-        if command.ended.done() and not command.ended.cancelled():
-            command.ended.exception()  # it was raised above, or the call was cancelled
+            await command.ended.wait()
+            if command.lost is not None:
+                raise command.lost
+        finally:
+            if not command.closed:
+                stop_channel(channel)
+                lease.abandon()
+
+
+async def _open_channel(
+    lease: Lease, command: _Command, line: str
+) -> asyncssh.SSHClientChannel[bytes]:
+    for pause in (*SESSION_PAUSES, None):
+        try:
+            channel, _ = await lease.connection.create_session(lambda: command, line, encoding=None)
+        except asyncssh.ChannelOpenError as exc:
+            # sshd(8) answers so when MaxSessions is reached; no host is dialled here. A session
+            # that was given up may still be ending there, and no command has been started.
+            if exc.code != asyncssh.OPEN_CONNECT_FAILED:
+                raise
+            if pause is None:
+                lease.retire()
+                raise failures.build_error(
+                    failures.TOO_MANY_SESSIONS, lease.where, str(exc)
+                ) from exc
+            await asyncio.sleep(pause)
+        else:
+            return channel
+    raise AssertionError("the last turn returns or raises")
 
 
 def stop_channel(channel: asyncssh.SSHClientChannel[bytes]) -> None:

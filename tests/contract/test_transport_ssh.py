@@ -22,7 +22,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[SshdSite, Sshd]]:
     with open_sshd_site(shell=request.param) as site:
         if request.param != "/bin/bash" and not site.has_accounts:
             pytest.skip("needs root: accounts with another login shell")
-        yield site, site.open_sshd()
+        yield site, site.open_sshd("MaxSessions 4")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import asyncssh
 import pytest
 
 from gateway.errors import ClusterRefused, ConfigurationError
-from gateway.transport import credentials
 from gateway.transport.base import Actor, Role
 from gateway.transport.credentials import (
     KeyFileCredentials,
@@ -69,9 +68,9 @@ async def test_certificates_are_kept_for_two_thirds(monkeypatch: pytest.MonkeyPa
     assert first.has_cert
     assert list(await provider.fetch_client_keys(ALICE, node=None)) == [first]
     begun = time.time()
-    monkeypatch.setattr(credentials.time, "time", lambda: begun + 70)
+    monkeypatch.setattr(time, "time", lambda: begun + 70)
     assert list(await provider.fetch_client_keys(ALICE, node=None)) == [first]
-    monkeypatch.setattr(credentials.time, "time", lambda: begun + 90)
+    monkeypatch.setattr(time, "time", lambda: begun + 90)
     (second,) = await provider.fetch_client_keys(ALICE, node=None)
     assert second is not first
     assert len(signer.asked) == 2

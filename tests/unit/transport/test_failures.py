@@ -105,7 +105,9 @@ def test_detail_is_printable_and_short() -> None:
 
 
 def test_every_template_has_french_words() -> None:
-    for failure in {id(f): f for f in (*FAILURES.values(), failures.SECOND_FACTOR)}.values():
+    for failure in {
+        id(f): f for f in (*FAILURES.values(), failures.SECOND_FACTOR, failures.DROPPED)
+    }.values():
         assert failure.template.template.count("{where}") == 1
         french = text(failure.template.template, where="X").render("fr")
         assert french != text(failure.template.template, where="X").render("en")
