@@ -77,6 +77,11 @@ class SignerSettings(Section):
     clients: tuple[int, ...] = Field(
         default=(), description="uids that may ask; by default the signer's own"
     )
+    socket: Path | None = Field(
+        default=None,
+        description="its unix socket; by default signer.sock in the runtime directory, which serves "
+        "only a signer that shares the connector's account",
+    )
     lifetime: Duration = Field(
         default=timedelta(minutes=2), le=timedelta(minutes=5), description="of a certificate"
     )
@@ -117,7 +122,7 @@ class Settings(Section):
     @property
     def signer_socket(self) -> Path:
         """Where the signer listens."""
-        return self.runtime_directory / "signer.sock"
+        return self.signer.socket or self.runtime_directory / "signer.sock"
 
     @property
     def database_url(self) -> str:

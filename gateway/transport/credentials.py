@@ -75,7 +75,7 @@ class SignedCertificates:
         now = time.time()
         cached = self._cache.get((actor, forwarding))
         if cached is not None and now < cached.use_until:
-            return cached.keys
+            return list(cached.keys)
         key = asyncssh.generate_private_key("ssh-ed25519")
         line = await self._signer.sign(
             public_key=key.export_public_key("openssh").decode().strip(),
@@ -90,7 +90,8 @@ class SignedCertificates:
         use_until = now + (certificate_end(certificate) - now) * _USED_FOR
         self._cache = {k: v for k, v in self._cache.items() if v.use_until > now}
         self._cache[(actor, forwarding)] = _Cached(keys, use_until)
-        return keys
+        # asyncssh takes a tuple for one key with its certificate.
+        return list(keys)
 
 
 def certificate_end(certificate: asyncssh.SSHCertificate) -> float:
