@@ -113,7 +113,7 @@ async def test_another_directory_for_sockets_when_the_asked_one_is_not_there() -
     async with run_agent(sockets=Path("/no/such/place")) as agent:
         directory = await agent.directory()
         assert directory.parent == Path("/tmp")
-        assert "/no/such/place cannot hold the sockets" in agent.log
+        assert "/no/such/place does not exist on this node" in agent.log
     assert not directory.exists()
 
 

@@ -261,9 +261,9 @@ class TestEpilogue:
 
     def test_a_signal_reaches_the_agent(self, with_epilogue: Site) -> None:
         with_epilogue.agent.write_text(
-            "import signal, sys\n"
+            "import os, signal, sys\n"
             "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
-            "signal.signal(signal.SIGUSR1, lambda *_: print('NOTICE', flush=True))\n"
+            "signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'NOTICE\\n'))\n"
             "print('READY', flush=True)\n"
             "while True: signal.pause()\n"
         )
