@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,68 +16,20 @@ from gateway.profiles.models import ClusterProfile
 from gateway.text import Text, text
 from gateway.transport import failures
 from gateway.transport.base import Actor, Role
+from gateway.transport.connecting import (
+    Watcher,
+    close_connection,
+    load_known_hosts,
+    open_connection,
+)
 from gateway.transport.credentials import CredentialProvider
 from gateway.transport.login_hosts import LoginHosts, SignInGuard
 
-log = logging.getLogger(__name__)
-
-# Measured on two cores: the GCM cipher carries about three times what chacha20 does in asyncssh.
-CIPHERS: Final = (
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "chacha20-poly1305@openssh.com",
-    "aes256-ctr",
-    "aes128-ctr",
-)
-KEEPALIVE_SECONDS: Final = 5
-KEEPALIVE_COUNT: Final = 3
 IDLE_SECONDS: Final = 60.0
-CLOSE_SECONDS: Final = 3.0
 # Waiting for a turn to shake hands, or for a free channel, is bounded too.
 QUEUE_SECONDS: Final = 120.0
 # A busy sshd drops new connections at random (MaxStartups): seconds until we knock again.
 DROPPED_PAUSES: Final = (0.3, 1.0)
-
-
-class _Client(asyncssh.SSHClient):
-    """Watches one connection: how far the sign-in came, whether more than our key was asked for,
-    and its end.
-
-    asyncssh asks for a password only after the keys; when the keys were not refused before
-    (``public_key_auth_requested`` means: have you another?), the server took ours and wants more.
-    """
-
-    def __init__(self) -> None:
-        self.sign_in_begun = False
-        self.keys_refused = False
-        self.more_asked = False
-        self._lost = False
-        self._when_lost: list[Callable[[], object]] = []
-
-    def when_lost(self, call: Callable[[], object]) -> None:
-        """Call it when the connection is lost or closed; now, if it is already."""
-        if self._lost:
-            call()
-        else:
-            self._when_lost.append(call)
-
-    def begin_auth(self, username: str) -> None:
-        self.sign_in_begun = True
-
-    def public_key_auth_requested(self) -> None:
-        self.keys_refused = True
-
-    def password_auth_requested(self) -> None:
-        self.more_asked = self.more_asked or not self.keys_refused
-
-    def kbdint_auth_requested(self) -> None:
-        self.more_asked = self.more_asked or not self.keys_refused
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
-        calls, self._when_lost = self._when_lost, []
-        for call in calls:
-            call()
 
 
 @dataclass(eq=False, slots=True)
@@ -229,7 +179,7 @@ class SshPool:
 
     async def _open_login(
         self, actor: Actor, host: str, port: int, bastion: asyncssh.SSHClientConnection | None
-    ) -> tuple[asyncssh.SSHClientConnection, _Client]:
+    ) -> tuple[asyncssh.SSHClientConnection, Watcher]:
         where = text("login node {host}", host=host)
         self._guard.check(actor, "login", where)
         alias = self._profile.login.host_key_alias
@@ -272,7 +222,7 @@ class SshPool:
         via: asyncssh.SSHClientConnection | None = None,
         alias: str | None = None,
         scope: str | None = None,
-    ) -> tuple[asyncssh.SSHClientConnection, _Client]:
+    ) -> tuple[asyncssh.SSHClientConnection, Watcher]:
         turns = self._handshakes.setdefault(
             (host, port), asyncio.Semaphore(self._profile.login.max_startups)
         )
@@ -291,6 +241,10 @@ class SshPool:
                 return opened
         raise AssertionError("the last turn returns or raises")
 
+    def _tunnel_actor(self) -> Actor | None:
+        tunnel = self._profile.roles.tunnel
+        return None if tunnel is None else Actor(Role.TUNNEL, tunnel.name)
+
     async def _shake_hands(
         self,
         actor: Actor,
@@ -300,71 +254,29 @@ class SshPool:
         node: str | None,
         via: asyncssh.SSHClientConnection | None,
         alias: str | None,
-    ) -> tuple[asyncssh.SSHClientConnection, _Client]:
+    ) -> tuple[asyncssh.SSHClientConnection, Watcher]:
         keys = await self._credentials.fetch_client_keys(actor, node=node)
-        known_hosts = await asyncio.to_thread(self._load_known_hosts)
+        known_hosts = await asyncio.to_thread(load_known_hosts, self._profile.login.known_hosts)
+        self._check_open()
+        opened = await open_connection(
+            host,
+            port,
+            where,
+            user=actor.name,
+            keys=keys,
+            known_hosts=known_hosts,
+            timeout=self._timeout,
+            via=via,
+            alias=alias,
+        )
+        if self._closed:
+            await close_connection(opened[0])
+        self._check_open()
+        return opened
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ClusterUnavailable(text("The gateway is stopping."), reason="closed")
-        client = _Client()
-        try:
-            with failures.ssh_failures(where):
-                async with asyncio.timeout(self._timeout):
-                    connection = await asyncssh.connect(
-                        host,
-                        port,
-                        tunnel=via,
-                        client_factory=lambda: client,
-                        config=None,
-                        agent_path=None,
-                        agent_forwarding=False,
-                        x11_forwarding=False,
-                        gss_host=None,
-                        username=actor.name,
-                        client_keys=keys,
-                        known_hosts=known_hosts,
-                        host_key_alias=alias,
-                        # Only the key is ever sent; the others tell that more was asked for.
-                        preferred_auth="publickey,keyboard-interactive,password",
-                        encryption_algs=CIPHERS,
-                        compression_algs=None,
-                        keepalive_interval=KEEPALIVE_SECONDS,
-                        keepalive_count_max=KEEPALIVE_COUNT,
-                        login_timeout=self._timeout,
-                    )
-        except GatewayError as error:
-            raise self._explain(error, client, where) from error.__cause__
-        if self._closed:
-            await close_connection(connection)
-            raise ClusterUnavailable(text("The gateway is stopping."), reason="closed")
-        return connection, client
-
-    def _explain(self, error: GatewayError, client: _Client, where: Text) -> GatewayError:
-        if error.reason == failures.SIGN_IN.reason and client.more_asked:
-            return failures.build_error(failures.SECOND_FACTOR, where, error.detail)
-        if error.reason == failures.LOST.reason and not client.sign_in_begun:
-            return failures.build_error(failures.DROPPED, where, error.detail)
-        return error
-
-    def _load_known_hosts(self) -> asyncssh.SSHKnownHosts:
-        # Read at each connection: a changed file counts at once. It is never empty to asyncssh,
-        # which would look into the home directory then.
-        path = self._profile.login.known_hosts
-        try:
-            return asyncssh.import_known_hosts(path.read_text())
-        except (OSError, ValueError) as exc:
-            raise ConfigurationError(
-                text(
-                    "The file of host keys {path} of cluster {cluster} cannot be used.",
-                    path=str(path),
-                    cluster=self._profile.name,
-                ),
-                detail=str(exc),
-                reason="known_hosts",
-            ) from exc
-
-    def _tunnel_actor(self) -> Actor | None:
-        tunnel = self._profile.roles.tunnel
-        return None if tunnel is None else Actor(Role.TUNNEL, tunnel.name)
 
     # Keeping
 
@@ -376,7 +288,7 @@ class SshPool:
         self,
         key: tuple[str, Actor],
         connection: asyncssh.SSHClientConnection,
-        client: _Client,
+        client: Watcher,
         where: Text,
     ) -> _Pooled:
         pooled = _Pooled(connection, where, asyncio.Semaphore(self._profile.login.max_sessions))
@@ -411,21 +323,6 @@ class SshPool:
         elif actor.role is Role.USER:
             loop = asyncio.get_running_loop()
             pooled.idle_timer = loop.call_later(self._idle_seconds, self._forget, pooled)
-
-
-async def close_connection(connection: asyncssh.SSHClientConnection) -> None:
-    """Close and wait, for a few seconds at most, until it is closed; then cut it off."""
-    connection.close()
-    try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await connection.wait_closed()
-    except TimeoutError:
-        connection.abort()
-
-
-def build_marker() -> str:
-    """Return 32 random hex digits."""
-    return secrets.token_hex(16)
 
 
 @asynccontextmanager

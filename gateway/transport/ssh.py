@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from gateway.errors import ClusterRefused, ClusterUnavailable
 from gateway.text import Text, text
 from gateway.transport import failures
 from gateway.transport.base import OUTPUT_LIMIT, Actor, CommandResult
-from gateway.transport.pool import Lease, SshPool, build_marker
+from gateway.transport.pool import Lease, SshPool
 from gateway.transport.quoting import build_command_line
 
 # Start-up files may print before the marker; more than this is no greeting.
@@ -97,7 +98,7 @@ class SshTransport:
         output_limit: int = OUTPUT_LIMIT,
     ) -> CommandResult:
         """Run ``argv`` as the actor; see :class:`~gateway.transport.base.Transport`."""
-        marker = build_marker()
+        marker = secrets.token_hex(16)
         line = build_command_line(argv, marker)
         begun = time.monotonic()
         where = text("the login node")

@@ -211,7 +211,7 @@ async def test_paused_server_is_bounded(ssh: Opener) -> None:
 async def test_paused_server_is_noticed_by_keepalive(
     ssh: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.transport.pool.KEEPALIVE_SECONDS", 0.3)
+    monkeypatch.setattr("gateway.transport.connecting.KEEPALIVE_SECONDS", 0.3)
     server = ssh.sshd()
     transport = ssh.transport(server)
     call = asyncio.ensure_future(transport.run(ssh.user, ["sleep", "60"], timeout=LIMIT))
