@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 import click
 
+import gateway
 from gateway.cli.demo import Demo
 from gateway.cli.options import config_option
 from gateway.cli.processes import Service, Supervisor
 from gateway.connector.client import ConnectorClient
 from gateway.errors import ConfigurationError, GatewayError
-from gateway.hub import jupyterhub_config
+from gateway.hub.proxy import build_proxy_command, build_proxy_environment
 from gateway.settings import Settings, load_settings
 from gateway.text import text
+
+# Not imported: it is JupyterHub's to run.
+HUB_CONFIG: Final = Path(gateway.__file__).parent / "hub" / "jupyterhub_config.py"
 
 
 @click.command()
@@ -79,12 +85,15 @@ async def _start(supervisor: Supervisor, config: Path) -> None:
 
 
 def build_services(settings: Settings, config: Path) -> list[Service]:
-    """The processes in the order in which they start; the hub follows its connector."""
+    """The processes in the order in which they start; the hub follows its connector, and the
+    proxy is nobody's child, so that a restart of the hub drops no websocket."""
     logs = settings.state_directory / "logs"
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     environment = dict(os.environ) | {"GATEWAY_SETTINGS": str(config), "PYTHONUNBUFFERED": "1"}
     # The proxy's node and the culler are looked up beside this interpreter first.
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
+    environment["PATH"] = (
+        f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
+    )
     python = [sys.executable, "-m"]
     services = [
         Service(
@@ -102,8 +111,15 @@ def build_services(settings: Settings, config: Path) -> list[Service]:
             _connector_answers(settings),
         ),
         Service(
-            "hub and proxy",
-            [*python, "jupyterhub", "-f", str(Path(jupyterhub_config.__file__))],
+            "proxy",
+            build_proxy_command(settings),
+            environment | build_proxy_environment(settings),
+            logs / "proxy.log",
+            _listens(settings.hub.proxy_api_port),
+        ),
+        Service(
+            "hub",
+            [*python, "jupyterhub", "-f", str(HUB_CONFIG)],
             environment,
             logs / "hub.log",
             _hub_answers(settings),
@@ -114,8 +130,6 @@ def build_services(settings: Settings, config: Path) -> list[Service]:
 
 def check_port_free(port: int) -> None:
     """:raises ConfigurationError: something listens on 127.0.0.1 at ``port``."""
-    import socket
-
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -126,6 +140,18 @@ def check_port_free(port: int) -> None:
                 detail=str(error.strerror),
                 reason="port",
             ) from error
+
+
+def _listens(port: int) -> Callable[[], asyncio.Future[bool]]:
+    async def ready() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    return lambda: asyncio.ensure_future(ready())
 
 
 def _exists(path: Path) -> Callable[[], asyncio.Future[bool]]:
@@ -155,7 +181,10 @@ def _hub_answers(settings: Settings) -> Callable[[], asyncio.Future[bool]]:
     async def ready() -> bool:
         timeout = aiohttp.ClientTimeout(total=2)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(url) as answer,
+            ):
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
@@ -165,5 +194,3 @@ def _hub_answers(settings: Settings) -> Callable[[], asyncio.Future[bool]]:
 
 def _say(line: str) -> None:
     click.echo(line)
-
-
