@@ -109,6 +109,7 @@ async def test_form_and_launch_page(hub: RunningHub, language: str, size: str) -
             "Au plus 16 cœurs ici." if french else "At most 16 cores here."
         )
         await expect(page.locator("#start_directory")).to_have_value("/project/essai")
+        await expect(page.locator("#cores")).to_have_value("99")
         await expect(page.locator("#cores")).to_be_focused()
         await check_width(page)
         await keep_picture(page, f"form-refused-{size}-{language}")

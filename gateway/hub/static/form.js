@@ -12,9 +12,9 @@ function tell(name, words) {
   if (place) place.textContent = words;
 }
 
+// What was typed stays; the browser says so when it is over the limit.
 function limitNumber(input, most) {
   input.max = String(most);
-  if (Number(input.value) > most) input.value = String(most);
 }
 
 function narrow() {

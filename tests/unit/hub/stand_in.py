@@ -257,16 +257,20 @@ class StandIn:
             return _fault(build_not_found("launch"))
         response = web.StreamResponse()
         await response.prepare(request)
-        while True:
+        while launch_id in self.launches:
             changed, view = self._changed, self.launches[launch_id]
-            await response.write(view.model_dump_json().encode() + b"\n")
+            try:
+                await response.write(view.model_dump_json().encode() + b"\n")
+            except ConnectionResetError:
+                break
             if view.state is LaunchState.ENDED:
-                return response
+                break
             try:
                 async with asyncio.timeout(5):
                     await changed.wait()
             except TimeoutError:
                 continue
+        return response
 
     async def _stop(self, request: web.Request) -> web.Response:
         launch_id = request.match_info["id"]

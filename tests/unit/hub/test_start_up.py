@@ -1,0 +1,63 @@
+"""The shipped culler as the hub runs it, and what keeps a hub from starting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from gateway.connector.models import TransitionView
+from gateway.launch.states import LaunchState
+from tests.unit.hub.running_hub import CONFIG, build_settings, open_hub, until
+from tests.unit.hub.stand_in import words
+from tests.unit.hub.test_hub import is_ready, start
+
+
+async def test_the_culler_stops_an_idle_server(tmp_path: Path) -> None:
+    async with open_hub(tmp_path, idle_timeout=timedelta(seconds=4)) as hub:
+        alice = await hub.sign_in("alice")
+        view = await start(hub, alice)
+        hub.stand_in.make_ready(view.id)
+        await until(lambda: hub.stand_in.stops, seconds=30)
+        assert hub.stand_in.stops == [(view.id, "culler")]
+
+
+async def test_the_culler_spares_a_server_that_was_out_of_reach(tmp_path: Path) -> None:
+    async with open_hub(tmp_path, idle_timeout=timedelta(seconds=4)) as hub:
+        alice = await hub.sign_in("alice")
+        view = await start(hub, alice)
+        hub.stand_in.make_ready(view.id)
+        await until(lambda: is_ready(alice))
+        hub.stand_in.change(view.id, state=LaunchState.CONNECTING, words=words("Cut off."))
+        await until(lambda: "Not culling alice" in hub.log, seconds=30)
+        assert hub.stand_in.stops == []
+        # back after a long outage: the idle time begins anew
+        history = list(hub.stand_in.launches[view.id].history)
+        left = history[-1].model_copy(update={"at": history[-1].at - timedelta(hours=1)})
+        back = TransitionView(
+            at=history[-1].at + timedelta(seconds=6), state=LaunchState.READY, words=words("")
+        )
+        hub.stand_in.change(view.id, state=LaunchState.READY)
+        hub.stand_in.change(view.id, history=[*history[:-1], left, back])
+        await until(lambda: hub.stand_in.stops, seconds=30)
+        assert hub.stand_in.stops == [(view.id, "culler")]
+
+
+async def test_a_replaced_setting_keeps_the_hub_from_starting(tmp_path: Path) -> None:
+    config = tmp_path / "jupyterhub_config.py"
+    config.write_text(CONFIG.format(extra="c.BatchSpawnerBase.req_partition = 'short'"))
+    settings = tmp_path / "settings.json"
+    settings.write_text(build_settings(tmp_path).model_dump_json())
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "jupyterhub", "-f", str(config)),
+        cwd=tmp_path,
+        env=os.environ
+        | {"TEST_SETTINGS": str(settings), "PYTHONPATH": str(Path(__file__).parents[3])},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode != 0
+    assert b"BatchSpawnerBase.req_partition -> partitions (cluster profile)" in output
