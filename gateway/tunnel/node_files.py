@@ -6,6 +6,7 @@ Homes are often on NFS: only a look from the node itself sees at once what the a
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,7 +16,6 @@ from gateway.errors import ClusterRefused, ClusterUnavailable
 from gateway.text import Words, text
 from gateway.transport import failures
 from gateway.transport.failures import ssh_failures
-from gateway.transport.pool import build_marker
 from gateway.transport.quoting import build_command_line
 from gateway.tunnel.announcement import ANNOUNCEMENT_LIMIT, not_announced
 
@@ -97,7 +97,7 @@ async def check_agent_socket(
 async def _run(
     connection: asyncssh.SSHClientConnection, argv: Sequence[str], where: Words
 ) -> tuple[int, bytes]:
-    marker = build_marker()
+    marker = secrets.token_hex(16)
     line = build_command_line(argv, marker)
     with ssh_failures(where):
         async with asyncio.timeout(COMMAND_TIMEOUT):
