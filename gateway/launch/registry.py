@@ -129,8 +129,9 @@ class LaunchRegistry:
         driven = self._driven.get(launch_id)
         if driven is not None and driven.launch is not None:
             driven.launch.progress.record_step(snapshot.record, record)
+            driven.board.publish(Snapshot(record, snapshot.status))
             driven.launch.interrupt()
-        return Snapshot(record, snapshot.status, words)
+        return Snapshot(record, snapshot.status)
 
     async def fetch(self, launch_id: str) -> Snapshot | None:
         """One launch; ``None`` when there is no such."""

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import stat
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -162,7 +163,7 @@ async def test_choices_never_wait_long_for_the_scheduler(door: Door) -> None:
         await asyncio.sleep(60)
         return ()
 
-    door.world.fetch_partitions = fetch_partitions  # type: ignore[method-assign,assignment]
+    door.world.fetch_partitions = fetch_partitions  # type: ignore[method-assign]
     door.service._sites["fjord"].inventory._partitions._fetch = fetch_partitions
     async with asyncio.timeout(2):
         (choices,) = await door.client.choices(ALICE)
@@ -294,22 +295,27 @@ async def test_fault_of_ours_tells_nothing_and_is_logged(
     assert any(record.exc_info for record in caplog.records)
 
 
+async def _drain_events(client: ConnectorClient) -> None:
+    async with aclosing(client.events("none")) as views:
+        async for _ in views:
+            pass
+
+
 @pytest.mark.parametrize(
-    "call", ["launch", "events", "stop", "log"], ids=lambda name: f"{name}-of-none"
+    "call",
+    [
+        lambda client: client.launch("../health"),
+        _drain_events,
+        lambda client: client.stop("none", "alice"),
+        lambda client: client.log("none"),
+    ],
+    ids=["launch", "events", "stop", "log"],
 )
-async def test_unknown_launch(door: Door, call: str) -> None:
-    client = door.client
+async def test_unknown_launch(
+    door: Door, call: Callable[[ConnectorClient], Awaitable[object]]
+) -> None:
     with pytest.raises(RequestRejected) as refusal:
-        match call:
-            case "launch":
-                await client.launch("../health")
-            case "events":
-                async with aclosing(client.events("none")) as views:
-                    _ = [view async for view in views]
-            case "stop":
-                await client.stop("none", "alice")
-            case _:
-                await client.log("none")
+        await call(door.client)
     assert refusal.value.reason == "not_found"
 
 
