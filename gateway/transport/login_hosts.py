@@ -46,10 +46,16 @@ class LoginHosts:
         self._hosts = [_Host(host) for host in hosts]
         self._clock = clock
 
+    def now(self) -> float:
+        """The time by the clock of :meth:`try_in_order`."""
+        return self._clock()
+
     async def try_in_order(
-        self, open_host: Callable[[LoginHost], Awaitable[tuple[A, B]]]
+        self, open_host: Callable[[LoginHost], Awaitable[tuple[A, B]]], *, asked_at: float
     ) -> tuple[LoginHost, A, B]:
         """Return the first host that opens, and what ``open_host`` returned.
+
+        ``asked_at`` is when the caller began to want it: a failure since then is the answer.
 
         Unreachable hosts and hosts with a wrong key are passed over; any other error is final.
         A wrong host key is told before a host that is merely away.
@@ -58,7 +64,7 @@ class LoginHosts:
         now = self._clock()
         for host in sorted(self._hosts, key=lambda h: h.put_back_until > now):
             try:
-                return (host.host, *await self._try(host, open_host, now))
+                return (host.host, *await self._try(host, open_host, asked_at))
             except (ClusterUnavailable, ClusterRefused) as error:
                 if not (isinstance(error, ClusterUnavailable) or error.reason == HOST_KEY.reason):
                     raise

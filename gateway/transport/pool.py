@@ -76,6 +76,8 @@ class SshPool:
         self._pooled: dict[tuple[str, Actor], _Pooled] = {}
         self._opening: dict[tuple[str, Actor], asyncio.Lock] = {}
         self._hosts = LoginHosts(profile.login.hosts)
+        bastion = profile.login.bastion
+        self._bastions = LoginHosts([] if bastion is None else [bastion])
         self._guard = SignInGuard()
         self._handshakes: dict[tuple[str, int], asyncio.Semaphore] = {}
         self._nodes: set[asyncssh.SSHClientConnection] = set()
@@ -167,12 +169,14 @@ class SshPool:
         key = ("login", actor)
         if (pooled := self._alive(key)) is not None:
             return pooled
+        asked_at = self._hosts.now()
         async with self._opening.setdefault(key, asyncio.Lock()):
             if (pooled := self._alive(key)) is not None:
                 return pooled
-            bastion = await self._bastion()
+            bastion = await self._bastion(asked_at)
             host, connection, client = await self._hosts.try_in_order(
-                lambda host: self._open_login(actor, host.host, host.port, bastion)
+                lambda host: self._open_login(actor, host.host, host.port, bastion),
+                asked_at=asked_at,
             )
             where = text("login node {host}", host=host.host)
             return self._keep(key, connection, client, where)
@@ -185,7 +189,7 @@ class SshPool:
         alias = self._profile.login.host_key_alias
         return await self._open(actor, host, port, where, via=bastion, alias=alias, scope="login")
 
-    async def _bastion(self) -> asyncssh.SSHClientConnection | None:
+    async def _bastion(self, asked_at: float) -> asyncssh.SSHClientConnection | None:
         bastion = self._profile.login.bastion
         if bastion is None:
             return None
@@ -206,8 +210,9 @@ class SshPool:
                 return pooled.connection
             where = text("bastion {host}", host=bastion.host)
             self._guard.check(actor, "bastion", where)
-            connection, client = await self._open(
-                actor, bastion.host, bastion.port, where, scope="bastion"
+            _, connection, client = await self._bastions.try_in_order(
+                lambda host: self._open(actor, host.host, host.port, where, scope="bastion"),
+                asked_at=asked_at,
             )
             return self._keep(key, connection, client, where).connection
 

@@ -19,7 +19,7 @@ ALLOWED = AllowList.model_validate(
                 "observer": ["gw-observer"],
                 "tunnel": ["gw-tunnel", "gw-tunnel2"],
             },
-            "listed": {"users": ["alice"]},
+            "listed": {"users": ["alice"], "user_pattern": None},
         },
         "deny": ["mallory"],
     }

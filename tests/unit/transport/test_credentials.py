@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import asyncssh
@@ -18,6 +20,8 @@ from gateway.transport.credentials import (
     certificate_end,
     check_certificate,
 )
+from gateway.transport.pool import SshPool
+from gateway.transport.ssh import SshTransport
 from tests.sshd import SshdSite
 
 ALICE = Actor(Role.USER, "alice")
@@ -25,16 +29,17 @@ CA = asyncssh.generate_private_key("ssh-ed25519")
 
 
 class FakeSigner:
-    def __init__(self, lifetime: int = 120) -> None:
+    def __init__(self, lifetime: int = 120, authority: asyncssh.SSHKey = CA) -> None:
         self.asked: list[tuple[str, str, bool]] = []
         self.lifetime = lifetime
+        self.authority = authority
 
     async def sign(
         self, *, public_key: str, cluster: str, role: str, principal: str, forwarding: bool
     ) -> str:
         self.asked.append((role, principal, forwarding))
         now = int(time.time())
-        certificate = CA.generate_user_certificate(
+        certificate = self.authority.generate_user_certificate(
             asyncssh.import_public_key(public_key),
             "k",
             principals=[principal],
@@ -151,3 +156,38 @@ async def test_roles_choose(site: SshdSite, tmp_path: Path) -> None:
     without = site.build_profile([server], tunnel_account=False)
     await build_credentials(without, signer).fetch_client_keys(ALICE, node=None)
     assert signer.asked[-1] == ("user", "alice", True)
+
+
+async def test_signed_certificates_sign_in(site: SshdSite) -> None:
+    login, node = site.open_sshd(), site.open_sshd()
+    signer = FakeSigner(authority=site.user_ca)
+    profile = site.build_profile([login], compute_port=node.port)
+    pool = SshPool(profile, build_credentials(profile, signer))
+    transport = SshTransport(pool)
+    for _ in range(2):  # the second connection uses the kept certificate
+        result = await transport.run(
+            Actor(Role.USER, site.user), ["id", "-un"], timeout=timedelta(seconds=20)
+        )
+        assert result.text.strip() == site.user
+        login.kill_sessions()
+        await asyncio.sleep(0.2)
+    connection = await pool.node(site.user, node.host)
+    assert str((await connection.run("echo in")).stdout) == "in\n"
+    await pool.close()
+    assert len(signer.asked) == 3
+
+
+async def test_key_file_signs_in(site: SshdSite, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    path.touch(mode=0o600)
+    path.write_bytes(key.export_private_key())
+    keys = site.directory / "authorized_keys"
+    keys.write_bytes(key.export_public_key())
+    server = site.open_sshd(f"AuthorizedKeysFile {keys}")
+    pool = SshPool(site.build_profile([server]), KeyFileCredentials(path))
+    result = await SshTransport(pool).run(
+        Actor(Role.OBSERVER, site.user), ["id", "-un"], timeout=timedelta(seconds=20)
+    )
+    assert result.text.strip() == site.user
+    await pool.close()

@@ -42,7 +42,7 @@ class Far:
 
     async def ask(self) -> str:
         self.tried.clear()
-        _, name, _ = await self.hosts.try_in_order(self.open)
+        _, name, _ = await self.hosts.try_in_order(self.open, asked_at=self.hosts.now())
         return name
 
 
@@ -103,7 +103,9 @@ async def test_one_tries_a_failed_host_and_the_others_share_its_answer() -> None
         await far.ask()
     far.tried.clear()
     far.gate = asyncio.Event()
-    calls = [asyncio.ensure_future(far.hosts.try_in_order(far.open)) for _ in range(5)]
+    calls = [
+        asyncio.ensure_future(far.hosts.try_in_order(far.open, asked_at=far.now)) for _ in range(5)
+    ]
     await asyncio.sleep(0.01)
     far.gate.set()
     results = await asyncio.gather(*calls, return_exceptions=True)

@@ -54,6 +54,21 @@ async def test_cancelled_opening_leaves_the_next_one_alone(ssh: Opener) -> None:
         await first
 
 
+async def test_many_who_wait_share_one_failure(ssh: Opener) -> None:
+    server = ssh.sshd()
+    pool = ssh.pool(server, connect_timeout="1s")
+    server.pause()
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    results = await asyncio.gather(
+        *(pool.login(ssh.user) for _ in range(30)), return_exceptions=True
+    )
+    assert all(isinstance(r, ClusterUnavailable) for r in results)
+    assert loop.time() - begun < 3
+    server.resume()
+    assert not (await pool.login(ssh.user)).is_closed()
+
+
 async def test_idle_users_are_closed_service_accounts_stay(ssh: Opener) -> None:
     server = ssh.sshd()
     pool = ssh.pool(server, idle_seconds=0.4)
