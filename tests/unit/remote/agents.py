@@ -179,6 +179,8 @@ async def run_agent(
             "PATH": os.environ["PATH"],
             "HOME": str(root / "home"),
             "LANG": "C.UTF-8",
+            # So that coverage, when it measures, measures this process too.
+            **{name: value for name, value in os.environ.items() if name.startswith("COV")},
             **(environment or {}),
         },
     )

@@ -104,7 +104,7 @@ async def session(
 ) -> AsyncIterator[tuple[RunningAgent, Path, contextlib.AsyncExitStack]]:
     """A server that listens, its first tunnel up."""
     async with (
-        run_agent([str(SERVER)], environment={"JUPYTER_PLATFORM_DIRS": "1"}) as agent,
+        run_agent([str(SERVER), "--ServerApp.default_url=/lab"]) as agent,
         contextlib.AsyncExitStack() as tunnels,
     ):
         directory = await agent.directory()

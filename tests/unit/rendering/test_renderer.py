@@ -87,6 +87,8 @@ def test_a_site_extends_a_block_and_keeps_ours(tmp_path: Path) -> None:
     [
         ("#!/bin/sh\n{% if %}\n", "site.sh.j2:2", "Expected an expression"),
         ("#!/bin/sh\n{{ partitoin | sh }}\n", "site.sh.j2:2", "'partitoin' is undefined"),
+        ("#!/bin/sh\n{{ partitoin }}\n", "site.sh.j2:2", "'partitoin' is undefined"),
+        ("#!/bin/sh\n{% block a %}\n{{ super() }}{% endblock %}", "site.sh.j2:3", "parent block"),
         ("#!/bin/sh\n\n{{ job.nmae | sh }}\n", "site.sh.j2:3", "nmae"),
         ("#!/bin/sh\n{{ ''.__class__.__mro__ | sh }}\n", "site.sh.j2:2", "unsafe"),
         ("#!/bin/sh\n{{ job.__init__ | sh }}\n", "site.sh.j2:2", "unsafe"),
