@@ -152,6 +152,14 @@ class RehearsalCluster:
 
     async def _start(self) -> None:
         sockets = self._bind()
+        try:
+            await self._serve(sockets)
+        except BaseException:
+            for sock in sockets.values():
+                sock.close()
+            raise
+
+    async def _serve(self, sockets: dict[str, socket.socket]) -> None:
         addresses = {host: sock.getsockname()[0] for host, sock in sockets.items()}
         port = sockets[LOGIN].getsockname()[1]
         hosts = self._hosts = Hosts(self.directory, self._make_node_tmp(), addresses, port)

@@ -22,16 +22,12 @@ from gateway.rehearsal.slurm_text import (
     parse_time_limit,
 )
 
-FLAGS: Final = (
-    "parsable hold:H test-only no-requeue requeue quiet:Q verbose:v version:V exclusive get- "
-    "user-env oversubscribe:s ignore-pbs wait:W contiguous spread-job"
-)
+# What is not listed is refused: nothing is taken and then not done.
+FLAGS: Final = "parsable hold:H test-only no-requeue quiet:Q verbose:v version:V get-user-env"
 VALUED: Final = (
-    "account:A begin:b chdir:D comment constraint:C cpus-per-gpu cpus-per-task:c deadline "
-    "dependency:d error:e export gpus:G gpus-per-node gres hint input:i job-name:J licenses:L "
-    "mail-type mail-user mem mem-per-cpu mem-per-gpu nice nodelist:w nodes:N ntasks:n ntasks- "
-    "per-node open-mode output:o partition:p qos:q reservation signal threads-per-core time:t "
-    "time-min tmp wckey wrap clusters:M propagate"
+    "account:A begin:b chdir:D comment cpus-per-task:c error:e export gpus:G gpus-per-node gres "
+    "job-name:J mail-type mail-user mem mem-per-cpu nodelist:w nodes:N ntasks:n open-mode "
+    "output:o partition:p qos:q reservation time:t wrap"
 )
 # sbatch(1), INPUT ENVIRONMENT VARIABLES
 _VARIABLES: Final = {
@@ -40,6 +36,7 @@ _VARIABLES: Final = {
     "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos", "SBATCH_RESERVATION": "reservation",
     "SBATCH_TIMELIMIT": "time", "SBATCH_EXPORT": "export",
 }  # fmt: skip
+_FAILED: Final = "sbatch: error: Batch job submission failed: "
 _BEGIN: Final = re.compile(r"now(?:\+(\d+)(second|minute|hour|day)?s?)?")
 _SECONDS: Final = {None: 1, "second": 1, "minute": 60, "hour": 3600, "day": 86400}
 
@@ -74,11 +71,7 @@ def run_sbatch(
     if state.layout.partition(options.get("partition", "interactive")) is None:
         name = options.get("partition")
         words = f"sbatch: error: invalid partition specified: {name}\n"
-        return Answer(
-            stderr=f"{words}sbatch: error: Batch job submission failed: "
-            "Invalid partition name specified\n",
-            status=1,
-        )
+        raise UsageError(f"{words}{_FAILED}Invalid partition name specified")
     if "test-only" in options:
         job = _build(state, request, options, 0, walltime_step)
         return Answer(
@@ -169,10 +162,7 @@ def _gpus(options: Options) -> tuple[int, str | None]:
         return 0, None
     gres = parse_gres(options.get("gres"))
     if gres is None:
-        raise UsageError(
-            "sbatch: error: Batch job submission failed: Invalid generic resource (gres) "
-            "specification"
-        )
+        raise UsageError(f"{_FAILED}Invalid generic resource (gres) specification")
     return gres
 
 
@@ -187,6 +177,8 @@ def _build(
     association = next((a for a in mine if a.account == account), None)
     limit = _amount(options, "time", parse_time_limit)
     limit = limit or partition.default_time or partition.max_time
+    if _number(options, "nodes") > 1:
+        raise UsageError(f"{_FAILED}Node count specification invalid")
     cores = _number(options, "cpus-per-task") * _number(options, "ntasks")
     memory = _amount(options, "mem", parse_memory)
     per_core = _amount(options, "mem-per-cpu", parse_memory)

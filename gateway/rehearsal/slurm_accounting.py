@@ -103,13 +103,10 @@ def run_sacct(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="sacct",
-        flags=(
-            "allocations:X noheader:n parsable:p parsable2:P allusers:a duplicates:D long:l "
-            "brief:b noconvert" + _COMMON
-        ),
+        flags=("allocations:X noheader:n parsable:p parsable2:P allusers:a duplicates:D" + _COMMON),
         valued=(
-            "jobs:j format:o user:u name starttime:S endtime:E state:s account:A partition:r "
-            "clusters:M"
+            # all that is remembered is recent: --starttime leaves nothing out
+            "jobs:j format:o user:u name starttime:S state:s account:A partition:r"
         ),
     )
     if "version" in options:
@@ -155,10 +152,7 @@ def run_sacctmgr(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="sacctmgr",
-        flags=(
-            "readonly:r noheader:n parsable:p parsable2:P immediate:i quiet:Q associations:s"
-            + _COMMON
-        ),
+        flags=("readonly:r noheader:n parsable:p parsable2:P" + _COMMON),
         valued="",
     )
     if "version" in options:

@@ -33,10 +33,10 @@ def run_squeue(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="squeue",
-        flags=("noheader:h me start array:r long:l hide local" + _COMMON),
+        flags=("noheader:h me start array:r" + _COMMON),
         valued=(
             "jobs:j states:t user:u name:n partition:p account:A qos:q nodelist:w "
-            "reservation:R format:o Format:O sort:S"
+            "reservation:R format:o Format:O"
         ),
     )
     if "version" in options:
@@ -100,8 +100,8 @@ def run_scancel(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="scancel",
-        flags=("quiet:Q full:f batch:b me hurry:H ctld interactive:i" + _COMMON),
-        valued="user:u name:n jobname state:t signal:s partition:p account:A qos:q reservation:R",
+        flags=("quiet:Q full:f me" + _COMMON),
+        valued="user:u name:n state:t partition:p account:A",
     )
     if "version" in options:
         return Answer(f"{VERSION}\n")
@@ -110,7 +110,7 @@ def run_scancel(state: SlurmState, request: Request) -> Answer:
             return Answer(stderr=f"scancel: error: Invalid job id {word}\n", status=1)
     filters = {
         "user": options.get("user") or (request.user if "me" in options else ""),
-        "name": options.get("name") or options.get("jobname"),
+        "name": options.get("name"),
         "state": options.get("state").upper(),
         "partition": options.get("partition"),
         "account": options.get("account"),
@@ -137,11 +137,8 @@ def run_sinfo(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="sinfo",
-        flags=(
-            "noheader:h Node:N long:l summarize:s reservation:T exact:e responding:r list- "
-            "reasons:R" + _COMMON
-        ),
-        valued="partition:p format:o Format:O nodes:n states:t sort:S",
+        flags=("noheader:h Node:N" + _COMMON),
+        valued="partition:p format:o Format:O nodes:n",
     )
     if "version" in options:
         return Answer(f"{VERSION}\n")
@@ -184,8 +181,8 @@ def run_scontrol(state: SlurmState, request: Request) -> Answer:
     options = parse_options(
         request.argv[1:],
         command="scontrol",
-        flags=("oneliner:o details:d quiet:Q future:F" + _COMMON),
-        valued="cluster:M uid:u",
+        flags=("oneliner:o details:d" + _COMMON),
+        valued="",
     )
     words = list(options.words)
     if "version" in options or words[:1] == ["version"]:

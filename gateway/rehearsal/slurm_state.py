@@ -279,8 +279,9 @@ class SlurmState:
         try:
             wait = await self._runner.start(job)
         except OSError:
-            job.reason, job.exit_signal = "JobLaunchFailure", 53
-            self._finish(job, "FAILED")
+            if job.state == "RUNNING":
+                job.reason, job.exit_signal = "JobLaunchFailure", 53
+                self._finish(job, "FAILED")
             return
         if job.state != "RUNNING":  # cancelled while it was being started
             await self._runner.end(job)

@@ -64,7 +64,7 @@ class Sshd:
         self.authority = authority
         self.admits = admits
         self.connections: set[_Connection] = set()
-        self.processes: set[asyncio.subprocess.Process] = set()
+        self._sessions: set[asyncio.Task[None]] = set()
         self._acceptor: asyncssh.SSHAcceptor | None = None
 
     async def open(self, key: asyncssh.SSHKey, sock: socket.socket) -> None:
@@ -94,6 +94,7 @@ class Sshd:
         ended = [connection.drop() for connection in list(self.connections)]
         await asyncio.gather(*ended, return_exceptions=True)
         await end_processes(self.session_marker)
+        await asyncio.gather(*self._sessions, return_exceptions=True)
         await self._acceptor.wait_closed()
         self._acceptor = None
 
@@ -110,6 +111,10 @@ class Sshd:
 
     async def serve_session(self, process: asyncssh.SSHServerProcess[bytes], user: str) -> None:
         """Run one command as a login shell's ``-c`` would, in the user's home."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._sessions.add(task)
+            task.add_done_callback(self._sessions.discard)
         if process.command is None or user == TUNNEL:
             process.stderr.write(b"This account is not available for sessions.\n")
             process.exit(1)
