@@ -365,7 +365,8 @@ class Agent:
             if self._control is writer:
                 self._control = None
                 self._relay.point_to(None)
-                say("The tunnel is gone; the server goes on.")
+                if self._phase["phase"] != "ended":
+                    say("The tunnel is gone; the server goes on.")
             writer.close()
 
     def _handle(self, stream: Writer, line: bytes) -> None:
