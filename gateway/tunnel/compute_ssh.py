@@ -18,8 +18,9 @@ from gateway.errors import ClusterUnavailable, GatewayError, NotAnnounced
 from gateway.profiles.models import ClusterProfile
 from gateway.text import Words, text
 from gateway.transport import failures
+from gateway.transport.connecting import close_connection
 from gateway.transport.failures import ssh_failures
-from gateway.transport.pool import SshPool, close_connection
+from gateway.transport.pool import SshPool
 from gateway.tunnel.announcement import not_announced, parse_announcement
 from gateway.tunnel.base import (
     ANNOUNCEMENT_FILE,
@@ -230,9 +231,22 @@ async def _open_unix(
     path: str,
     where: Words,
 ) -> tuple[SshByteReader, SshByteWriter]:
-    with ssh_failures(where):
-        async with asyncio.timeout(OPEN_STREAM_TIMEOUT):
-            reader, writer = await connection.open_unix_connection(
-                path, encoding=None, window=WINDOW, max_pktsize=MAX_PACKET
-            )
+    opening = asyncio.ensure_future(
+        connection.open_unix_connection(path, encoding=None, window=WINDOW, max_pktsize=MAX_PACKET)
+    )
+    try:
+        with ssh_failures(where):
+            async with asyncio.timeout(OPEN_STREAM_TIMEOUT):
+                reader, writer = await asyncio.shield(opening)
+    except BaseException:
+        # asyncssh keeps a channel that is confirmed after its opener was cancelled.
+        opening.add_done_callback(_abandon)
+        raise
     return SshByteReader(reader, connection, where), SshByteWriter(writer, where)
+
+
+def _abandon(
+    opening: asyncio.Future[tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]],
+) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[1].channel.abort()

@@ -16,7 +16,7 @@ from gateway.tunnel.base import ServerStart
 from gateway.tunnel.compute_ssh import ComputeSshOpener
 from tests.contract.tunnel import *  # noqa: F403
 from tests.contract.tunnel import TunnelSite, ask
-from tests.unit.tunnel.nodes import LAUNCH_ID, SSHD, Nodes, start_nodes
+from tests.unit.tunnel.nodes import LAUNCH_ID, SSHD, Nodes, find_descendants, start_nodes
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
 
@@ -177,6 +177,20 @@ async def test_too_many_hub_connections_are_refused(nodes: Nodes, site: TunnelSi
         writer.close()
 
 
+async def test_cancelled_stream_is_closed_once_it_opens(nodes: Nodes, site: TunnelSite) -> None:
+    async with site.listening() as tunnel:
+        before = _descriptors(nodes.compute.process.pid)
+        for _ in range(20):
+            opening = asyncio.ensure_future(tunnel.open_stream())
+            await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+        assert await ask(tunnel, "echo", b"x") == b"x"
+        async with asyncio.timeout(5):
+            while _descriptors(nodes.compute.process.pid) > before:
+                await asyncio.sleep(0.05)
+
+
 async def test_secrets_are_nowhere_on_disk(nodes: Nodes, site: TunnelSite) -> None:
     site.environment["JUPYTERHUB_API_TOKEN"] = "secret-token-of-this-test"
     async with site.listening() as tunnel:
@@ -202,6 +216,11 @@ def _announce(path: Path, directory: Path) -> None:
 
 def _children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _descriptors(sshd: int) -> int:
+    """Of the processes that serve the connection."""
+    return sum(len(list(Path(f"/proc/{p}/fd").iterdir())) for p in find_descendants(sshd))
 
 
 async def _ends_soon(reader: asyncio.StreamReader) -> bool:

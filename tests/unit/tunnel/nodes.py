@@ -49,7 +49,7 @@ class Sshd:
 
     def cut(self) -> None:
         """Kill what serves connections; the listener stays."""
-        for pid in reversed(_descendants(self.process.pid)):
+        for pid in reversed(find_descendants(self.process.pid)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -191,11 +191,11 @@ async def _start_sshd(directory: Path, name: str, *options: str) -> Sshd:
             return Sshd(port, process, host_key)
 
 
-def _descendants(pid: int) -> list[int]:
+def find_descendants(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(FileNotFoundError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            found += [int(child), *_descendants(int(child))]
+            found += [int(child), *find_descendants(int(child))]
     return found
 
 

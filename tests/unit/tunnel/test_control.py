@@ -251,6 +251,25 @@ def test_messages_are_one_line(environment: dict[str, str], arguments: list[str]
     assert build_hello("a\nb", "c\n").count(b"\n") == 1
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[]",
+        b"{}",
+        b'{"type": 5}',
+        b'{"type": "hello", "protocol": 1, "launch_id": 5, "nonce": "x", "phase": "waiting"}',
+        b'{"type": "phase"}',
+        b'{"type": "phase", "phase": "ended", "start_id": "a b"}',
+        b'{"type": "phase", "phase": "ended", "exit_status": 1.5}',
+        b'{"type": "phase", "phase": "ended", "exit_status": 1000}',
+        b'{"type": "phase", "phase": "ended", "words": null}',
+    ],
+)
+def test_improper_message(line: bytes) -> None:
+    with pytest.raises(ClusterRefused):
+        parse_agent_message(line)
+
+
 @given(st.binary(max_size=2000))
 def test_any_line(line: bytes) -> None:
     _parse_or_refuse(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import itertools
 import os
@@ -168,17 +167,6 @@ async def test_page_in_french(edge: Edge) -> None:
     assert headers["Content-Language"] == "fr"
     assert '<html lang="fr">' in body
     assert "Reconnecting" not in body
-
-
-async def test_style_is_allowed_by_its_hash_only(edge: Edge) -> None:
-    _, headers, body = await ask(edge, NAVIGATION)
-    style = re.search("<style>(.*)</style>", body)
-    assert style is not None
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    policy = headers["Content-Security-Policy"]
-    assert f"style-src 'sha256-{digest}'" in policy
-    assert policy.startswith("default-src 'none'")
-    assert "unsafe" not in policy
 
 
 async def test_head_has_no_body(edge: Edge) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,3 +67,16 @@ def test_launch_page_is_escaped() -> None:
     head = parse_request_head(b"GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n")
     answer = build_answer(head, base_url="/u/", launch_page='/"><script>')
     assert b"<script>" not in answer
+
+
+def test_style_is_allowed_by_its_hash_only() -> None:
+    head = parse_request_head(b"GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n")
+    page = build_answer(head, base_url="/u/", launch_page="/x").decode()
+    style = re.search("<style>(.*)</style>", page)
+    policy = re.search("Content-Security-Policy: (.*)\r\n", page)
+    assert style is not None
+    assert policy is not None
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy[1]
+    assert policy[1].startswith("default-src 'none'")
+    assert "unsafe" not in policy[1]
