@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import asyncssh
+from asyncssh.stream import SSHTCPStreamSession, SSHUNIXStreamSession
 
 from gateway.rehearsal.hosts import COMPUTE, LOGIN, TUNNEL, Hosts
 from gateway.rehearsal.processes import JOB_MARKER, end_processes
@@ -194,6 +195,44 @@ async def _drain(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) 
             open_ = False
 
 
+async def _forward(
+    dialling: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
+    session: type[SSHTCPStreamSession[bytes] | SSHUNIXStreamSession[bytes]],
+) -> Any:
+    """The session of a forwarded connection, once the far side has answered.
+
+    Not asyncssh's own forwarder: under uvloop it loses what the far side says first.
+    """
+    try:
+        reader, writer = await dialling
+    except OSError as problem:
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, str(problem)) from None
+
+    async def carry(inward: asyncssh.SSHReader[bytes], outward: asyncssh.SSHWriter[bytes]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(reader, outward))
+                group.create_task(_copy(inward, writer))
+        finally:
+            writer.close()
+            outward.close()
+
+    return session(carry)
+
+
+async def _copy(
+    source: asyncio.StreamReader | asyncssh.SSHReader[bytes],
+    sink: asyncio.StreamWriter | asyncssh.SSHWriter[bytes],
+) -> None:
+    try:
+        while data := await source.read(_CHUNK):
+            sink.write(data)
+            await sink.drain()
+        sink.write_eof()
+    except (OSError, asyncssh.Error):
+        sink.close()  # so that the other direction ends too
+
+
 class _Connection(asyncssh.SSHServer):
     """One client connection."""
 
@@ -252,14 +291,15 @@ class _Connection(asyncssh.SSHServer):
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "administratively prohibited"
             )
-        return self._peer.forward_connection(hosts.addresses[dest_host], dest_port)
+        dialling = asyncio.open_connection(hosts.addresses[dest_host], dest_port)
+        return _forward(dialling, SSHTCPStreamSession)
 
     def unix_connection_requested(self, dest_path: str) -> Awaitable[Any]:
         if self.user == TUNNEL:
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "administratively prohibited"
             )
-        return self._peer.forward_unix_connection(dest_path)
+        return _forward(asyncio.open_unix_connection(dest_path), SSHUNIXStreamSession)
 
     async def unix_server_requested(self, listen_path: str) -> Any:
         # sshd refuses a path that exists (StreamLocalBindUnlink no); asyncio would remove it
