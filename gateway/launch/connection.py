@@ -59,6 +59,8 @@ class Connection:
             except (ClusterUnavailable, ClusterRefused) as error:
                 silence.interrupt()
                 progress.note(error, "open the tunnel")
+                # A job that has ended shuts the node to its user: ask, rather than knock on.
+                progress.cluster.monitor.ask_soon()
             else:
                 opened_at = asyncio.get_running_loop().time()
                 try:
@@ -67,6 +69,7 @@ class Connection:
                     progress.note(error, "use the tunnel")
                 finally:
                     await self._drop(tunnel)
+                progress.cluster.monitor.ask_soon()
                 if progress.record.state is LaunchState.READY:
                     await progress.transition(
                         LaunchState.CONNECTING,
