@@ -15,6 +15,8 @@ from gateway.schedulers.slurm.adapter import SlurmScheduler
 from gateway.transport.base import Actor, Role
 from gateway.transport.pool import SshPool
 from gateway.transport.ssh import SshTransport
+from gateway.tunnel.base import TunnelTarget
+from gateway.tunnel.compute_ssh import ComputeSshOpener
 from gateway.values.identity import ClusterUser
 from gateway.values.jobs import JobId, JobRequest
 from gateway.values.resources import MemorySize, ResourceRequest
@@ -68,9 +70,19 @@ async def test_the_agent_announces_itself_and_is_reached_over_the_node(
             await asyncio.sleep(0.1)
     said = json.loads(announcement.read_text())
     assert said["directory"].startswith(profile.tunnel.socket_directory)
-    node = await pool.node("alice", "r1")
-    async with node:
-        reader, _ = await node.open_unix_connection(f"{said['directory']}/agent.sock")
-        hello = json.loads(await reader.readline())
-        assert (hello["type"], hello["nonce"]) == ("hello", said["nonce"])
+    opener = ComputeSshOpener(pool, profile)
+    target = TunnelTarget(
+        launch_id=said["launch_id"],
+        user=ClusterUser("rehearsal", "alice"),
+        node="r1",
+        launch_directory=str(directory),
+        hub_api_socket=tmp_path / "hub.sock",
+    )
+    tunnel = await opener.open(target, timeout=15)
+    assert (tunnel.announcement.nonce, tunnel.phase.phase) == (said["nonce"], "waiting")
+    await tunnel.send_stop()
+    assert await ended(site, int(job)) in ("COMPLETED", "FAILED")
+    async with asyncio.timeout(10):
+        await tunnel.wait_closed()
+    await opener.close()
     await pool.close()
