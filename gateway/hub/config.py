@@ -72,9 +72,9 @@ def configure_spawner(c: Any, settings: Settings) -> None:
     c.GatewaySpawner.connector_socket = str(settings.connector_socket)
     c.GatewaySpawner.identity_source = settings.sign_in.kind
     c.GatewaySpawner.start_timeout = LONGEST_WAIT
-    # The edge answers the hub's probe as long as the connector lives. While it does not, the probe
-    # waits: giving up would make the hub forget a healthy server.
-    c.GatewaySpawner.http_timeout = LONGEST_WAIT
+    # The edge answers the hub's probe at once, whatever the state of the tunnel; only a launch that
+    # ended in this very moment, or a connector that is just restarting, lets it wait.
+    c.GatewaySpawner.http_timeout = 60
     c.GatewaySpawner.poll_interval = 10
     c.GatewaySpawner.environment = {"JUPYTERHUB_ACTIVITY_INTERVAL": str(ACTIVITY_INTERVAL)}
     # A cluster that refuses jobs must not end the hub.

@@ -43,6 +43,7 @@ def build_page_status(
         hub_ready=spawner.ready,
         problem=error.user_message.render(language) if error else find_failure(spawner),
         now=datetime.now(UTC),
+        away=error is not None and view is None,
     )
 
 

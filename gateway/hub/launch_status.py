@@ -26,7 +26,7 @@ STATES: Final[Mapping[LaunchState, Text]] = {
 STEPS: Final = (
     (LaunchState.SUBMITTING, text("Submit")),
     (LaunchState.QUEUED, text("Queue")),
-    (LaunchState.STARTING, text("Start")),
+    (LaunchState.STARTING, text("Start-up")),
     (LaunchState.CONNECTING, text("Connect")),
     (LaunchState.READY, text("Ready")),
 )
@@ -92,13 +92,17 @@ def build_status(
     hub_ready: bool,
     problem: str,
     now: datetime,
+    away: bool = False,
 ) -> StatusView:
     """Return what to show.
 
     ``url`` is the server's address, offered when it can be used; ``hub_active`` and ``hub_ready``
-    are the hub's own idea of the server; ``problem`` is a refusal of the last start, or why the
-    connector could not be asked.
+    are the hub's own idea of the server; ``problem`` is a refusal of the last start, or, with
+    ``away``, why the connector could not be asked.
     """
+    if away:
+        headline = text("The state is not known at the moment")
+        return StatusView("unknown", "busy", headline.render(language), words=problem, live=True)
     if view is None:
         return _build_without_launch(language, hub_active=hub_active, problem=problem)
     live = view.state is not LaunchState.ENDED

@@ -129,6 +129,8 @@ class GatewaySpawner(BatchSpawnerBase):
         self._exit_status: int | None = None
         self._ensuring: asyncio.Task[EnsureAnswer] | None = None
 
+    api_token: str  # a trait of the base class, which has no types
+
     # State, as the hub stores it.
 
     launch_id: str = ""
@@ -259,7 +261,14 @@ class GatewaySpawner(BatchSpawnerBase):
         self._revoke_token()
 
     async def get_url(self) -> str:
-        """Return the edge's URL, with the server's path, as the hub stores it."""
+        """Return the edge's URL, with the server's path, as the hub stores it.
+
+        A starting hub asks for it before it probes the server. The edge is there when the connector
+        is, so the connector is waited for, however long; a probe without it would make the hub let
+        go of a healthy server.
+        """
+        if self.launch_id:
+            await self._wait_for_connector()
         if not self.edge_ip:
             url: str = await super().get_url()
             return url
@@ -350,6 +359,20 @@ class GatewaySpawner(BatchSpawnerBase):
                 if isinstance(error, RequestRejected):
                     raise
                 self.log.warning("%s: %s; asking again", self._log_name, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _wait_for_connector(self) -> None:
+        pause = 0.25
+        while True:
+            try:
+                self._notice(await self.client.launch(self.launch_id))
+            except RequestRejected:
+                return
+            except GatewayError as error:
+                self.log.warning("%s: %s; asking again", self._log_name, error)
+            else:
+                return
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 

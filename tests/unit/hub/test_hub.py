@@ -319,7 +319,7 @@ async def try_token(hub: RunningHub, token: str) -> int:
 
 async def is_ready(browser: Any) -> bool:
     status, _, text = await browser.get(f"/user/{browser.name}/lab")
-    return status == 200 and text == f"the server of {browser.name}"
+    return bool(status == 200 and text == f"the server of {browser.name}")
 
 
 async def is_gone(browser: Any) -> bool:

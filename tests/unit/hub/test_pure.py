@@ -198,6 +198,7 @@ def test_status_without_a_launch() -> None:
     assert build(hub_active=True) == "The request is on its way"
     assert build(problem="Refused.") == "This server could not be started"
     assert build() == "This server has not been started yet"
+    assert build(problem="Away.", away=True) == "The state is not known at the moment"
 
 
 def test_a_launch_the_hub_forgot_can_be_connected_again() -> None:

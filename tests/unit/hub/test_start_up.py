@@ -45,6 +45,28 @@ async def test_the_culler_spares_a_server_that_was_out_of_reach(tmp_path: Path) 
         assert hub.stand_in.stops == [(view.id, "culler")]
 
 
+async def test_a_launch_ends_while_hub_and_connector_are_away(tmp_path: Path) -> None:
+    extra = "c.GatewaySpawner.http_timeout = 3"
+    async with open_hub(tmp_path, extra_config=extra) as hub:
+        alice = await hub.sign_in("alice")
+        view = await start(hub, alice)
+        hub.stand_in.make_ready(view.id)
+        await until(lambda: is_ready(alice))
+        await hub.close_hub(kill=True)
+        await hub.stand_in.close()
+        await hub.open_hub()
+        hub.stand_in.end(view.id)
+        await hub.stand_in.open()
+
+        async def can_start() -> bool:
+            _, place, page = await alice.get("/hub/spawn/alice")
+            return place == "/hub/spawn/alice" and "spawn_form" in page
+
+        await until(can_start, seconds=40)
+        assert hub.stand_in.stops == []
+        assert (await start(hub, alice)).id != view.id
+
+
 async def test_a_replaced_setting_keeps_the_hub_from_starting(tmp_path: Path) -> None:
     config = tmp_path / "jupyterhub_config.py"
     config.write_text(CONFIG.format(extra="c.BatchSpawnerBase.req_partition = 'short'"))
