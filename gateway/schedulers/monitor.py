@@ -336,8 +336,7 @@ class JobMonitor:
             return
         for watch in waiting:
             watch.evidence.estimate = found.get(watch.status.job_id)
-            if watch.status.state is JobState.PENDING:
-                watch.tell(replace(watch.status, estimated_start=watch.evidence.estimate))
+            watch.tell(replace(watch.status, estimated_start=watch.evidence.estimate))
 
     async def _measured(self, query: str, question: Awaitable[T]) -> T:
         started = self._clock()

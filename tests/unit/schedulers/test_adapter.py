@@ -164,6 +164,9 @@ async def test_an_unheard_of_state_is_told_once(caplog: pytest.LogCaptureFixture
             assert (await slurm.fetch_statuses([JOB]))[JOB].state is JobState.UNKNOWN
     assert met == ["DREAMING", "DREAMING"]
     assert len(caplog.records) == 1
+    # Nobody has to listen.
+    deaf = build(ScriptedTransport(squeue=answer))
+    assert (await deaf.fetch_statuses([JOB]))[JOB].native_state == "DREAMING"
 
 
 FAILED = ok(answered(ROW.replace("RUNNING", "FAILED") + "\n"))

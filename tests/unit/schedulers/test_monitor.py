@@ -405,3 +405,23 @@ async def test_wishes_are_gathered() -> None:
         await reach(watch, JobState.SUSPENDED)
         assert 0.25 <= asyncio.get_running_loop().time() - started < 1.5
         assert len(bench.scheduler.asked) == 2
+
+
+async def test_cancelled_in_the_midst_of_a_question() -> None:
+    class Hanging(ScriptedScheduler):
+        async def fetch_statuses(self, jobs: Collection[JobId]) -> Mapping[JobId, JobStatus]:
+            self.asked.append(tuple(jobs))
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    bench = Bench()
+    scheduler = Hanging(bench.clock)
+    bench.monitor = JobMonitor(
+        cast(Scheduler, scheduler),
+        metrics=lambda query, outcome, _: bench.queries.append((query, outcome)),
+    )
+    watch = bench.monitor.watch(JOB)
+    async with running(bench):
+        await bench.until(lambda: bool(scheduler.asked))
+    assert bench.queries == [("statuses", "cancelled")]
+    assert watch.status.state is JobState.UNKNOWN

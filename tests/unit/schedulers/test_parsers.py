@@ -217,7 +217,7 @@ def test_nodes_that_cannot_be_used_are_not_free(state: str, free: int) -> None:
 
 def test_partitions() -> None:
     line = "PartitionName=a AllowAccounts=x,y AllowQos= AllowGroups=g State=DOWN RootOnly=NO"
-    (partition,) = cluster_parsers.parse_partitions(answered(line + " \n"), ())
+    (partition,) = cluster_parsers.parse_partitions(answered(line + " \n\n"), ())
     assert not partition.up
     assert partition.allowed_accounts == frozenset({"x", "y"})
     assert partition.allowed_qos == frozenset()
