@@ -126,10 +126,10 @@ def configure_sign_in(c: Any, settings: Settings) -> None:
 def configure_culler(c: Any, settings: Settings) -> None:
     """Stop servers that nobody uses.
 
-    A single-user server reports the last activity of its kernels, terminals and open pages; a
-    running cell is activity. While its tunnel is down it cannot report, so
-    :mod:`gateway.hub.server_api` refuses the culler for a server that was out of reach in the time
-    it counts.
+    A single-user server reports the last message of its kernels and terminals, and the pages that
+    are open. Two things look idle and are not: a cell that computes without printing, and a server
+    whose tunnel is down and which therefore cannot report. :mod:`gateway.hub.server_api` asks for
+    both before the culler has its way.
     """
     services: list[dict[str, Any]] = []
     roles: list[dict[str, Any]] = []

@@ -11,7 +11,6 @@ from traitlets.config import get_config
 from gateway.hub.config import configure
 from gateway.hub.inherited import check_inherited
 from gateway.settings import load_settings
-from gateway.settings import load_settings
 
 c = get_config()
 configure(c, load_settings(Path(os.environ["GATEWAY_SETTINGS"])))

@@ -14,6 +14,7 @@ from tornado.web import HTTPError
 
 from gateway.connector.models import LaunchView, TransitionView
 from gateway.errors import GatewayError, RequestRejected
+from gateway.hub.kernels import fetch_busy
 from gateway.launch.states import LaunchState
 
 CULLER: Final = "idle-culler"
@@ -26,23 +27,33 @@ class ServerApi(UserServerAPIHandler):
 
     @needs_scope("delete:servers")  # type: ignore[untyped-decorator]
     async def delete(self, user_name: str, server_name: str = "") -> None:
-        """Stop a server; 503 when the connector cannot be told, 409 for a culler that errs."""
+        """Stop a server; 503 when the connector cannot be told.
+
+        A culler that errs is answered 202 (it tries again later).
+        """
         user = self.find_user(user_name)
         spawner = user.spawners.get(server_name) if user is not None else None
         if spawner is not None and spawner.active:
             view = await self._fetch_view(spawner)
             by = describe_asker(self.current_user, user_name)
-            if by == "culler" and view is not None:
-                idle = timedelta(seconds=spawner.idle_timeout)
-                now = utcnow()
-                if not may_cull(view, idle, now):
-                    self.log.info("Not culling %s: it was out of reach", spawner._log_name)
-                    spawner.orm_spawner.last_activity = now.replace(tzinfo=None)
-                    self.db.commit()
-                    self.set_status(202)
-                    return
+            if by == "culler" and view is not None and (why := await self._spare(spawner, view)):
+                self.log.info("Not culling %s: %s", spawner._log_name, why)
+                spawner.orm_spawner.last_activity = utcnow(with_tz=False)
+                self.db.commit()
+                self.set_status(202)
+                return
             spawner.asked_by = by
         await super().delete(user_name, server_name)
+
+    async def _spare(self, spawner: Any, view: LaunchView) -> str:
+        if not may_cull(view, timedelta(seconds=spawner.idle_timeout), utcnow()):
+            return "it was out of reach"
+        if view.state is not LaunchState.READY:
+            return ""
+        busy = await fetch_busy(spawner)
+        if busy is None:
+            return "it could not be asked whether it computes"
+        return "a kernel computes" if busy else ""
 
     async def _fetch_view(self, spawner: Any) -> LaunchView | None:
         # JupyterHub forgets a server even when stop() fails; so nothing begins that cannot end.

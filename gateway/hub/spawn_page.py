@@ -17,7 +17,7 @@ from gateway.errors import ConfigurationError, GatewayError, RequestRejected
 from gateway.hub.connection import build_identity
 from gateway.hub.form import FormView, build_form, build_options, build_typed
 from gateway.hub.pages import GatewayPage
-from gateway.hub.spawner import LaunchRefused
+from gateway.hub.refusals import LaunchRefused
 from gateway.text import text
 
 

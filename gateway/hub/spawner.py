@@ -19,18 +19,16 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from batchspawner import BatchSpawnerBase
-from jupyterhub import orm
-from jupyterhub.spawner import SpawnException
-from jupyterhub.utils import url_escape_path, url_path_join
-from sqlalchemy import inspect
 from traitlets import Callable, Integer, Unicode, default
 
 from gateway.connector.client import ConnectorClient
-from gateway.connector.models import EnsureAnswer, EnsureRequest, LaunchView, Words
+from gateway.connector.models import EnsureAnswer, EnsureRequest, LaunchView
 from gateway.errors import ClusterUnavailable, GatewayError, RequestRejected
 from gateway.hub.connection import build_identity, connector_client
 from gateway.hub.inherited import check_inherited
 from gateway.hub.language import parse_accept_language
+from gateway.hub.refusals import LaunchEnded, LaunchRefused, render_words
+from gateway.hub.tokens import find_token_id, forget_token, revoke_by_id, session_of
 from gateway.launch.states import EndReason, LaunchState
 from gateway.text import Language
 from gateway.values.endpoints import HUB_SOCKET_PLACEHOLDER
@@ -54,42 +52,6 @@ _PROGRESS: Final = {
     LaunchState.ENDING: 95,
     LaunchState.ENDED: 100,
 }
-
-
-class LaunchRefused(SpawnException):
-    """A refusal or a failure, in the words of :class:`~gateway.errors.GatewayError`.
-
-    ``error`` is the original; ``jupyterhub_message`` is what JupyterHub shows.
-    """
-
-    def __init__(self, error: GatewayError, language: Language, *, status_code: int) -> None:
-        words = error.user_message.render(language)
-        if isinstance(error, RequestRejected) and error.fields:
-            faults = (f"{name}: {fault.render(language)}" for name, fault in error.fields.items())
-            words = f"{words} ({'; '.join(faults)})"
-        super().__init__(
-            words, reason=error.reason, log_message=str(error), status_code=status_code
-        )
-        self.error = error
-        self.jupyterhub_message = words
-
-
-class LaunchEnded(SpawnException):
-    """The launch ended before its server was usable."""
-
-    def __init__(self, view: LaunchView, language: Language) -> None:
-        end = view.end
-        words = render_words(end.words if end else view.words, language)
-        reason = end.reason.value if end else "ended"
-        super().__init__(
-            words, reason=reason, log_message=f"launch {view.id}: {words}", status_code=502
-        )
-        self.jupyterhub_message = words
-
-
-def render_words(words: Words, language: Language) -> str:
-    """Return the connector's sentence in ``language``."""
-    return words.fr if language == "fr" else words.en
 
 
 def _leave_to_start(spawner: Any, user_options: dict[str, Any]) -> None:
@@ -238,7 +200,7 @@ class GatewaySpawner(BatchSpawnerBase):
             return None
         clean = view.end is not None and view.end.reason in _CLEAN_ENDS
         self._exit_status = 0 if clean else 1
-        self._revoke_token()
+        revoke_by_id(self, self.token_id)
         return self._exit_status
 
     async def stop(self, now: bool = False) -> None:
@@ -258,7 +220,7 @@ class GatewaySpawner(BatchSpawnerBase):
         view = await self._tell_stop(launch_id, by)
         if view is not None and view.state is not LaunchState.ENDED and not now:
             await self._wait_for_end(launch_id)
-        self._revoke_token()
+        revoke_by_id(self, self.token_id)
 
     async def get_url(self) -> str:
         """Return the edge's URL, with the server's path, as the hub stores it.
@@ -297,8 +259,7 @@ class GatewaySpawner(BatchSpawnerBase):
             for name, value in self.get_env().items()
             if name not in TOKEN_VARIABLES and value is not None
         }
-        row = orm.APIToken.find(self._session(), self.api_token)
-        self.token_id = row.api_id if row is not None else ""
+        self.token_id = find_token_id(self)
         return EnsureRequest(
             identity=build_identity(self.identity_source, self.user.name),
             server_name=self.name,
@@ -325,13 +286,10 @@ class GatewaySpawner(BatchSpawnerBase):
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _record(self, answer: EnsureAnswer) -> None:
-        session = self._session()
         if answer.api_token is not None:
             kept = answer.api_token.get_secret_value()
             if kept != self.api_token:
-                fresh = orm.APIToken.find(session, self.api_token)
-                if fresh is not None:
-                    session.delete(fresh)
+                forget_token(self, self.api_token)
                 self.api_token = kept
                 self.token_id = answer.token_id or ""
         view = answer.launch
@@ -341,7 +299,7 @@ class GatewaySpawner(BatchSpawnerBase):
         if self.server is not None:
             self.server.ip, self.server.port = self.edge_ip, self.edge_port
         self.orm_spawner.state = self.get_state()
-        session.commit()
+        session_of(self).commit()
 
     async def _watch(self, launch_id: str) -> AsyncGenerator[LaunchView, None]:
         # Ends after a view that has ended; a connector that is away is waited for, however long.
@@ -429,25 +387,8 @@ class GatewaySpawner(BatchSpawnerBase):
         except RequestRejected as error:
             self.log.warning("%s: %s", self._log_name, error)
 
-    def _revoke_token(self) -> None:
-        # By row: after a restart the hub no longer knows the token itself. Row numbers may be
-        # used again, so the row must also be this server's.
-        if not self.token_id.startswith("a") or not self.token_id[1:].isdecimal():
-            return
-        session = self._session()
-        row = session.get(orm.APIToken, int(self.token_id[1:]))
-        base_url = url_path_join(self.user.base_url, url_escape_path(self.name), "/")
-        if row is None or row.user is not self.user.orm_user:
-            return
-        if row.note in (f"Server at {base_url}", f"retrieved from spawner {self.name}"):
-            session.delete(row)
-            session.commit()
-
     def _edge_url(self) -> str:
         return f"http://{self.edge_ip}:{self.edge_port}"
-
-    def _session(self) -> Any:
-        return inspect(self.orm_spawner).session
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:

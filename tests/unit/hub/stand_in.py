@@ -94,6 +94,8 @@ class StandIn:
     ensure_delay: float = 0.0
     given_tokens: dict[str, tuple[str, str]] = field(default_factory=dict)
     stop_ends: bool = True
+    kernel_state: str | None = None
+    kernel_tokens: list[str] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _runner: web.AppRunner | None = None
     _edges: dict[str, web.AppRunner] = field(default_factory=dict)
@@ -223,7 +225,10 @@ class StandIn:
         return _answer(EnsureAnswer(launch=view, adopted=False))
 
     async def _open_edge(self, view: LaunchView) -> LaunchView:
-        async def answer(_request: web.Request) -> web.Response:
+        async def answer(request: web.Request) -> web.Response:
+            if request.path.endswith("/api/kernels") and self.kernel_state:
+                self.kernel_tokens.append(request.headers["Authorization"].removeprefix("token "))
+                return web.json_response([{"id": "1", "execution_state": self.kernel_state}])
             return web.Response(text=f"the server of {view.user}")
 
         app = web.Application()

@@ -244,6 +244,21 @@ async def test_a_link_fills_the_form_and_starts_nothing(hub: RunningHub) -> None
     assert hub.stand_in.ensures == []
 
 
+async def test_our_pages_have_a_strict_policy(hub: RunningHub) -> None:
+    alice = await hub.sign_in("alice")
+    view = await start(hub, alice)
+    hub.stand_in.end(view.id)
+    for path in ("/hub/home", "/hub/spawn/alice", "/hub/launch/alice", "/hub/user/alice/lab"):
+        async with alice.http.get(path) as response:
+            policy = response.headers["Content-Security-Policy"]
+            assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy, path
+            assert "unsafe" not in policy
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            page = await response.text()
+            assert page.count("<script") == page.count('<script type="module" src='), path
+            assert " style=" not in page
+
+
 async def test_json_with_a_newline_is_refused(hub: RunningHub) -> None:
     alice = await hub.sign_in("alice")
     await alice.get("/hub/home")

@@ -16,6 +16,7 @@ from gateway.errors import ConfigurationError
 from gateway.hub.config import configure, is_loopback
 from gateway.hub.form import FIELDS, build_form, build_options, build_typed
 from gateway.hub.inherited import check_inherited
+from gateway.hub.kernels import parse_busy
 from gateway.hub.language import parse_accept_language
 from gateway.hub.launch_status import ADVICE, STATES, build_status, format_duration
 from gateway.hub.proxy import build_proxy_command, build_proxy_environment, parse_bind_url
@@ -251,6 +252,21 @@ def test_culler_after_outages(
 ) -> None:
     view = build_view(state, history=build_history(*history))
     assert may_cull(view, timedelta(hours=3), NOW) is allowed
+
+
+@pytest.mark.parametrize(
+    ("body", "busy"),
+    [
+        (b'[{"execution_state": "idle"}, {"execution_state": "busy"}]', True),
+        (b'[{"execution_state": "idle"}, 7]', False),
+        (b"[]", False),
+        (b'{"execution_state": "busy"}', False),
+        (b"<html>", False),
+        (b"\xff", False),
+    ],
+)
+def test_busy_kernels(body: bytes, busy: bool) -> None:
+    assert parse_busy(body) is busy
 
 
 def test_demo_sign_in_is_for_loopback_only(tmp_path: Path) -> None:

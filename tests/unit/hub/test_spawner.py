@@ -15,7 +15,9 @@ from traitlets.config import Config
 
 from gateway.connector.client import ConnectorClient
 from gateway.errors import ConfigurationError, LaunchFailed
-from gateway.hub.spawner import GatewaySpawner, LaunchEnded, LaunchRefused
+from gateway.hub.refusals import LaunchEnded, LaunchRefused
+from gateway.hub.spawner import GatewaySpawner
+from gateway.hub.tokens import session_of
 from gateway.launch.states import EndReason, LaunchState
 from gateway.text import Fixed
 from tests.unit.hub.running_hub import FORM, until
@@ -156,7 +158,7 @@ async def test_a_verdict_stands_and_the_token_goes(spawner: Any, stand_in: Stand
     view = (await until(lambda: list(stand_in.launches.values())))[0]
     stand_in.make_ready(view.id)
     await starting
-    session = spawner._session()
+    session = session_of(spawner)
     assert session.query(orm.APIToken).count() == 1
     stand_in.end(view.id, EndReason.COMPLETED)
     assert await spawner.poll() == 0
@@ -229,7 +231,7 @@ async def test_adopting_a_started_server_keeps_its_token(spawner: Any, stand_in:
     await spawner.start()
     assert spawner.api_token == old
     assert spawner.token_id == old_id
-    session = spawner._session()
+    session = session_of(spawner)
     assert orm.APIToken.find(session, fresh) is None
     assert orm.APIToken.find(session, old) is not None
 

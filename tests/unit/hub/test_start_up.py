@@ -12,7 +12,7 @@ from gateway.connector.models import TransitionView
 from gateway.launch.states import LaunchState
 from tests.unit.hub.running_hub import CONFIG, build_settings, open_hub, until
 from tests.unit.hub.stand_in import words
-from tests.unit.hub.test_hub import is_ready, start
+from tests.unit.hub.test_hub import is_ready, start, try_token
 
 
 async def test_the_culler_stops_an_idle_server(tmp_path: Path) -> None:
@@ -41,6 +41,20 @@ async def test_the_culler_spares_a_server_that_was_out_of_reach(tmp_path: Path) 
         )
         hub.stand_in.change(view.id, state=LaunchState.READY)
         hub.stand_in.change(view.id, history=[*history[:-1], left, back])
+        await until(lambda: hub.stand_in.stops, seconds=30)
+        assert hub.stand_in.stops == [(view.id, "culler")]
+
+
+async def test_the_culler_spares_a_server_that_computes(tmp_path: Path) -> None:
+    async with open_hub(tmp_path, idle_timeout=timedelta(seconds=4)) as hub:
+        hub.stand_in.kernel_state = "busy"
+        alice = await hub.sign_in("alice")
+        view = await start(hub, alice)
+        hub.stand_in.make_ready(view.id)
+        await until(lambda: "Not culling alice: a kernel computes" in hub.log, seconds=30)
+        assert hub.stand_in.stops == []
+        assert await try_token(hub, hub.stand_in.kernel_tokens[0]) == 403  # it is gone by now
+        hub.stand_in.kernel_state = "idle"
         await until(lambda: hub.stand_in.stops, seconds=30)
         assert hub.stand_in.stops == [(view.id, "culler")]
 
