@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -28,6 +27,7 @@ from gateway.observability.logs import log_event
 from gateway.observability.metrics import ConnectorMetrics
 from gateway.profiles.loading import load_profiles
 from gateway.profiles.models import ClusterProfile
+from gateway.remote.bundle import build_agent
 from gateway.rendering.job_log import parse_job_log
 from gateway.rendering.renderer import Renderer, shipped_template_directory
 from gateway.schedulers.monitor import JobMonitor
@@ -137,7 +137,7 @@ async def _open_site(
         renderer=renderer,
         opener=opener,
         observer=observer,
-        agent_source=read_agent_source(),
+        agent_source=build_agent(),
         hub_api=hub_api,
         build_edge=build_edge,
         parse_job_log=parse_job_log,
@@ -175,11 +175,6 @@ def build_launch_page(record: LaunchRecord) -> str:
     prefix = record.base_url.rpartition("/user/")[0]
     names = [name for name in (record.identity.name, record.server_name) if name]
     return f"{prefix}/hub/launch/" + "/".join(quote(name, safe="") for name in names)
-
-
-def read_agent_source() -> bytes:
-    """Return the source of the agent, as it is uploaded."""
-    return (resources.files("gateway.remote") / "agent.py").read_bytes()
 
 
 def _hub_prefix(settings: Settings) -> str:

@@ -15,7 +15,7 @@ from gateway.launch.cluster import Cluster, build_user_actor
 from gateway.launch.states import LaunchRecord
 from gateway.text import Text, text
 
-AGENT_FILE: Final = "agent.py"
+AGENT_FILE: Final = "agent.pyz"
 LOG_FILE: Final = "job.log"
 LOG_TAIL_BYTES: Final = 16 * 1024
 LOGS_KEPT: Final = 10
@@ -36,9 +36,9 @@ directory="$(pwd)/$1/launches/$2"
 mkdir -p "$directory" || exit 72
 chmod 700 "$(pwd)/$1" "$directory" || exit 72
 cd "$directory" || exit 72
-cat > agent.py.new || exit 73
-[ "$(wc -c < agent.py.new)" -eq "$3" ] || exit 73
-chmod 600 agent.py.new && mv -f agent.py.new agent.py || exit 73
+cat > agent.pyz.new || exit 73
+[ "$(wc -c < agent.pyz.new)" -eq "$3" ] || exit 73
+chmod 600 agent.pyz.new && mv -f agent.pyz.new agent.pyz || exit 73
 printf 'directory=%s\n' "$directory"
 """
 
@@ -46,12 +46,12 @@ printf 'directory=%s\n' "$directory"
 # its agent may be alive: it is left alone.
 _PRUNE: Final = r"""
 cd "$1" || exit 0
-rm -f agent.py agent.py.new announcement.json
+rm -f agent.pyz agent.pyz.new announcement.json
 cd .. || exit 0
 kept=0
 for name in $(ls -t); do
   case "$name" in *[!0-9a-f]*) continue ;; esac
-  [ -d "$name" ] && [ ! -L "$name" ] && [ ! -e "$name/agent.py" ] || continue
+  [ -d "$name" ] && [ ! -L "$name" ] && [ ! -e "$name/agent.pyz" ] || continue
   kept=$((kept + 1))
   [ "$kept" -le "$2" ] || rm -rf "./$name"
 done

@@ -1,7 +1,7 @@
 """What a job's log says of its failure. Pure and total: the log is the user's own file.
 
 Marker lines ``landfall: error CODE: words`` come from the job template and from the agent
-(``gateway/remote/agent.py``); a few raw lines of Slurm, bash and the kernel are known too.
+(``gateway/remote/``); a few raw lines of Slurm, bash and the kernel are known too.
 """
 
 from __future__ import annotations

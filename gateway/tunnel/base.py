@@ -1,6 +1,6 @@
 """The seam from the hub host to the agent and the notebook in a job.
 
-What the agent (``gateway/remote/agent.py``) and a tunnel say to each other is protocol
+What the agent (``gateway/remote/``) and a tunnel say to each other is protocol
 version 1, the same for every mode; only how the bytes travel differs.
 
 *Announcement.* Once its socket directory is ready the agent writes ``announcement.json`` into

@@ -89,9 +89,9 @@ async def test_directory_is_private_and_holds_the_agent(home: Path, record: Laun
     assert directory == home / cluster.profile.launch_directory / "launches" / record.id
     assert directory.stat().st_mode & 0o777 == 0o700
     assert (home / cluster.profile.launch_directory).stat().st_mode & 0o777 == 0o700
-    assert (directory / "agent.py").read_bytes() == agent
-    assert (directory / "agent.py").stat().st_mode & 0o777 == 0o600
-    assert [entry.name for entry in directory.iterdir()] == ["agent.py"]
+    assert (directory / "agent.pyz").read_bytes() == agent
+    assert (directory / "agent.pyz").stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in directory.iterdir()] == ["agent.pyz"]
     # Again, after a crash.
     assert Path(await prepare_directory(cluster, record)) == directory
 
@@ -100,7 +100,7 @@ async def test_full_home_is_told(home: Path, record: LaunchRecord) -> None:
     cluster = LocalShell(home).build()
     directory = home / cluster.profile.launch_directory / "launches" / record.id
     directory.mkdir(parents=True)
-    (directory / "agent.py.new").symlink_to("/dev/full")
+    (directory / "agent.pyz.new").symlink_to("/dev/full")
     with pytest.raises(RequestRejected, match="is full") as refusal:
         await prepare_directory(cluster, record)
     assert refusal.value.reason == "home_full"
@@ -146,7 +146,7 @@ async def test_agent_that_arrives_cut_off_is_not_used(home: Path, record: Launch
 
     with pytest.raises(RequestRejected):
         await prepare_directory(Cut(home).build(), record)
-    assert list(home.rglob("agent.py")) == []
+    assert list(home.rglob("agent.pyz")) == []
 
 
 async def test_log_tail_is_bounded_and_clean(home: Path, record: LaunchRecord) -> None:
@@ -174,7 +174,7 @@ async def test_prune_keeps_the_newest_logs_and_what_lives(home: Path, record: La
         directory = Path(await prepare_directory(cluster, launch))
         (directory / "job.log").write_text("log")
         if age not in (0, 13):
-            (directory / "agent.py").unlink()  # ended before
+            (directory / "agent.pyz").unlink()  # ended before
         os.utime(directory, (time.time() - 1000 * age,) * 2)
         directories.append(directory)
     other = directories[0].parent / "notes"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
-import gateway.remote.agent
 from gateway.profiles.models import ClusterProfile
+from gateway.remote.bundle import build_agent
 from gateway.rendering.job_log import parse_job_log
 from gateway.rendering.renderer import Renderer
 from gateway.schedulers.slurm.adapter import SlurmScheduler
@@ -31,8 +30,8 @@ async def launch(
     partition = profile.partitions["interactive"]
     directory = site.cluster.hosts.home("alice") / profile.launch_directory / environment
     directory.mkdir(mode=0o700, parents=True)
-    agent = directory / "agent.py"
-    shutil.copy(gateway.remote.agent.__file__, agent)
+    agent = directory / "agent.pyz"
+    agent.write_bytes(build_agent())
     request = JobRequest(
         launch_id="0123456789abcdef",
         name="lf-0123456789abcdef",

@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.remote import agent as agent_module
+import gateway.remote
 
-AGENT = Path(agent_module.__file__)
+# A directory with a __main__.py; its zipped form is tried in test_agent_source.
+AGENT = Path(gateway.remote.__file__).parent
 LAUNCH = "0123456789abcdef"
 # Says what it was given, then serves its socket until it is told to end.
 SERVER = Path(__file__).parent / "stub_server.py"

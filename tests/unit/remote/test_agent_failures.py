@@ -145,8 +145,8 @@ async def test_a_full_disk(full: Path) -> None:
 @needs_root
 async def test_a_launch_directory_of_somebody_else(short: Path) -> None:
     # Root may write anywhere: the agent runs as somebody else.
-    copy, stub = short / "agent.py", short / "stub.py"
-    shutil.copy(AGENT, copy)
+    copy, stub = short / "agent", short / "stub.py"
+    shutil.copytree(AGENT, copy)
     shutil.copy(SERVER, stub)
     short.chmod(0o755)
     prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]

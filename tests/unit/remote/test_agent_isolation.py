@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.remote.bundle import build_agent
 from tests.unit.remote.agents import AGENT, SERVER, Control, RunningAgent, run_agent
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as two users")
@@ -37,9 +38,10 @@ def readable() -> Iterator[Path]:
     """Copies of the programs where every uid can read them."""
     path = Path(tempfile.mkdtemp(prefix="lft", dir="/tmp"))
     path.chmod(0o755)
-    for program in (AGENT, SERVER):
-        shutil.copy(program, path / program.name)
-        (path / program.name).chmod(0o644)
+    (path / AGENT.name).write_bytes(build_agent())
+    shutil.copy(SERVER, path / SERVER.name)
+    for program in path.iterdir():
+        program.chmod(0o644)
     yield path
     shutil.rmtree(path)
 

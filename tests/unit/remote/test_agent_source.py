@@ -11,30 +11,31 @@ from pathlib import Path
 
 import pytest
 
+from gateway.remote.bundle import build_agent
 from tests.unit.remote.agents import AGENT
 
-SOURCE = AGENT.read_text()
+SOURCES = [path.read_text("utf-8") for path in sorted(AGENT.rglob("*.py"))]
 
 
-def test_it_is_python_3_8() -> None:
-    ast.parse(SOURCE, feature_version=(3, 8))
+@pytest.mark.parametrize("source", SOURCES)
+def test_it_is_python_3_8(source: str) -> None:
+    ast.parse(source, feature_version=(3, 8))
 
 
-def test_it_imports_only_the_standard_library() -> None:
+def test_it_imports_only_the_standard_library_and_itself() -> None:
     names = set()
-    for node in ast.walk(ast.parse(SOURCE)):
+    for node in (node for source in SOURCES for node in ast.walk(ast.parse(source))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            names.add(node.module or "")
-    assert names
-    assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names)
+            assert node.level <= 1
+            names |= {node.module or ""} if node.level == 0 else set()
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names | {"landfall_agent"}
 
 
-def test_it_is_utf8() -> None:
-    # A node's locale must not matter: the file declares nothing, so it must be UTF-8.
-    AGENT.read_bytes().decode("utf-8")
+def test_it_packs_to_the_same_bytes_every_time() -> None:
+    assert build_agent() == build_agent()
+    assert len(build_agent()) < 20_000
 
 
 def interpreters() -> list[str]:
@@ -49,9 +50,11 @@ def interpreters() -> list[str]:
 @pytest.mark.parametrize("python", interpreters())
 def test_it_runs_on(python: str, tmp_path: Path) -> None:
     # In a home that is not there it says so: everything up to there has run.
+    packed = tmp_path / "agent.pyz"
+    packed.write_bytes(build_agent())
     place = [f"--directory={tmp_path}", f"--socket-directory={tmp_path}"]
     done = subprocess.run(
-        [python, "-I", str(AGENT), "--launch-id=x", *place, "--", "x"],
+        [python, "-I", str(packed), "--launch-id=x", *place, "--", "x"],
         env={"PATH": os.environ["PATH"], "HOME": "/no/such/home"},
         capture_output=True,
         text=True,

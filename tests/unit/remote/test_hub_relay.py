@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.remote import agent
-from gateway.remote.agent import HubRelay
+from gateway.remote.landfall_agent import streams
+from gateway.remote.landfall_agent.streams import HubRelay
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def ask(path: Path) -> bytes:
 async def test_the_wait_for_a_tunnel_is_bounded(
     short: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(agent, "HUB_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(streams, "HUB_WAIT_SECONDS", 0.2)
     relay = HubRelay(str(short))
     async with await asyncio.start_unix_server(relay.serve, short / "hub.sock"):
         assert await ask(short / "hub.sock") == b""

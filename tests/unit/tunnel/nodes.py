@@ -24,7 +24,7 @@ from gateway.tunnel.base import TunnelTarget
 from gateway.values.identity import ClusterUser
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-AGENT = Path(__file__).parents[3] / "gateway" / "remote" / "agent.py"
+AGENT = Path(__file__).parents[3] / "gateway" / "remote"
 LAUNCH_ID = "00aa11bb22cc33dd"
 USER = getpass.getuser()
 
