@@ -8,6 +8,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import gateway
 from gateway.connector.models import TransitionView
 from gateway.launch.states import LaunchState
 from tests.unit.hub.running_hub import CONFIG, build_settings, open_hub, until
@@ -86,14 +87,39 @@ async def test_a_replaced_setting_keeps_the_hub_from_starting(tmp_path: Path) ->
     config.write_text(CONFIG.format(extra="c.BatchSpawnerBase.req_partition = 'short'"))
     settings = tmp_path / "settings.json"
     settings.write_text(build_settings(tmp_path).model_dump_json())
+    output = await fail_to_start(tmp_path, "TEST_SETTINGS", settings, "-f", str(config))
+    assert "BatchSpawnerBase.req_partition -> partitions (cluster profile)" in output
+
+
+async def test_so_does_one_on_the_command_line_of_the_shipped_configuration(tmp_path: Path) -> None:
+    settings = tmp_path / "gateway.yml"
+    settings.write_text(
+        "state_directory: state\n"
+        "runtime_directory: run\n"
+        "profiles_directory: .\n"
+        "sign_in: {kind: dummy, users: [alice], password: correct horse}\n"
+    )
+    (tmp_path / "state").mkdir(mode=0o700)
+    shipped = Path(gateway.__file__).parent / "hub" / "jupyterhub_config.py"
+    output = await fail_to_start(
+        tmp_path,
+        "GATEWAY_SETTINGS",
+        settings,
+        "-f",
+        str(shipped),
+        "--GatewaySpawner.req_account=physics",
+    )
+    assert "GatewaySpawner.req_account -> the account that the user chooses" in output
+
+
+async def fail_to_start(directory: Path, name: str, settings: Path, *arguments: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "jupyterhub", "-f", str(config)),
-        cwd=tmp_path,
-        env=os.environ
-        | {"TEST_SETTINGS": str(settings), "PYTHONPATH": str(Path(__file__).parents[3])},
+        *(sys.executable, "-m", "jupyterhub", *arguments),
+        cwd=directory,
+        env=os.environ | {name: str(settings), "PYTHONPATH": str(Path(__file__).parents[3])},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     output, _ = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode != 0
-    assert b"BatchSpawnerBase.req_partition -> partitions (cluster profile)" in output
+    return output.decode()
