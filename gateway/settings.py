@@ -79,8 +79,8 @@ class SignerSettings(Section):
     )
     socket: Path | None = Field(
         default=None,
-        description="its unix socket; by default signer.sock in the runtime directory, which serves "
-        "only a signer that shares the connector's account",
+        description="its unix socket; by default signer.sock in the runtime directory, which "
+        "serves only a signer that shares the connector's account",
     )
     lifetime: Duration = Field(
         default=timedelta(minutes=2), le=timedelta(minutes=5), description="of a certificate"
@@ -112,7 +112,9 @@ class Settings(Section):
     connector: ConnectorSettings = Field(default=ConnectorSettings())
     signer: SignerSettings = Field(default=SignerSettings())
     identity: IdentitySettings = Field(default=IdentitySettings())
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="the least severe lines that are logged"
+    )
 
     @property
     def connector_socket(self) -> Path:
