@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -96,6 +96,7 @@ class StandIn:
     stop_ends: bool = True
     kernel_state: str | None = None
     kernel_tokens: list[str] = field(default_factory=list)
+    on_kernels: Callable[[str], Awaitable[None]] | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _runner: web.AppRunner | None = None
     _edges: dict[str, web.AppRunner] = field(default_factory=dict)
@@ -228,6 +229,8 @@ class StandIn:
         async def answer(request: web.Request) -> web.Response:
             if request.path.endswith("/api/kernels") and self.kernel_state:
                 self.kernel_tokens.append(request.headers["Authorization"].removeprefix("token "))
+                if self.on_kernels is not None:
+                    await self.on_kernels(self.kernel_tokens[-1])
                 return web.json_response([{"id": "1", "execution_state": self.kernel_state}])
             return web.Response(text=f"the server of {view.user}")
 

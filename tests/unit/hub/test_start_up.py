@@ -7,6 +7,9 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+import aiohttp
 
 import gateway
 from gateway.connector.models import TransitionView
@@ -48,12 +51,27 @@ async def test_the_culler_spares_a_server_that_was_out_of_reach(tmp_path: Path) 
 
 async def test_the_culler_spares_a_server_that_computes(tmp_path: Path) -> None:
     async with open_hub(tmp_path, idle_timeout=timedelta(seconds=4)) as hub:
+        seen: list[dict[str, Any]] = []
+
+        async def ask_hub(token: str) -> None:
+            # as a single-user server does to find out who asks
+            headers = {"Authorization": f"token {token}"}
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                session.get(f"{hub.url}/hub/api/user") as response,
+            ):
+                seen.append(await response.json())
+
+        hub.stand_in.on_kernels = ask_hub
         hub.stand_in.kernel_state = "busy"
         alice = await hub.sign_in("alice")
         view = await start(hub, alice)
         hub.stand_in.make_ready(view.id)
         await until(lambda: "Not culling alice: a kernel computes" in hub.log, seconds=30)
         assert hub.stand_in.stops == []
+        assert seen[0]["name"] == "alice"
+        assert "access:servers!server=alice/" in seen[0]["scopes"]
+        assert not any(scope.startswith(("servers", "users")) for scope in seen[0]["scopes"])
         assert await try_token(hub, hub.stand_in.kernel_tokens[0]) == 403  # it is gone by now
         hub.stand_in.kernel_state = "idle"
         await until(lambda: hub.stand_in.stops, seconds=30)
