@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,13 @@ from gateway.profiles.models import ClusterProfile
 from gateway.remote.bundle import build_agent
 from gateway.rendering.job_log import parse_job_log
 from gateway.rendering.renderer import Renderer, shipped_template_directory
+from gateway.schedulers.base import Scheduler
 from gateway.schedulers.monitor import JobMonitor
 from gateway.schedulers.slurm.adapter import SlurmScheduler
 from gateway.settings import Settings
 from gateway.signer.client import SignerClient
 from gateway.text import text
-from gateway.transport.base import Actor, Role
+from gateway.transport.base import Actor, Role, Transport
 from gateway.transport.credentials import build_credentials
 from gateway.transport.pool import SshPool
 from gateway.transport.ssh import SshTransport
@@ -113,7 +114,7 @@ async def _open_site(
         )
     transport = SshTransport(pool)
     scheduler = MeasuredScheduler(
-        SlurmScheduler(
+        build_scheduler(
             transport,
             profile,
             observer,
@@ -145,6 +146,27 @@ async def _open_site(
         patience=patience,
     )
     return Site(cluster, inventory, monitor)
+
+
+def build_scheduler(
+    transport: Transport,
+    profile: ClusterProfile,
+    observer: Actor,
+    *,
+    on_unheard_of: Callable[[str], None] | None = None,
+) -> Scheduler:
+    """Return the adapter of the profile's scheduler.
+
+    ``on_unheard_of`` is called with each native job state that the adapter does not know.
+    """
+    match profile.scheduler.kind:
+        case "slurm":
+            return SlurmScheduler(transport, profile, observer, on_unheard_of=on_unheard_of)
+        case "pbs" | "gridengine" as kind:
+            raise ConfigurationError(
+                text("There is no adapter for the scheduler {kind}.", kind=kind),
+                reason="scheduler_kind",
+            )
 
 
 def _count_connections(pool: SshPool, role: Role) -> float:

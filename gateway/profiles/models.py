@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.fields import Duration, Host, Memory, Name, Port
 
+Resource = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$")]
 MODULE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,127}", re.ASCII)
 
 
@@ -31,19 +32,62 @@ class Title(Model):
     fr: str = Field(min_length=1, max_length=200, description="French text")
 
 
-class SchedulerProfile(Model):
-    """The batch scheduler and how it is asked."""
-
-    kind: Literal["slurm"] = Field(description="the scheduler of this cluster")
+class _SchedulerProfile(Model):
     bin_directory: Path | None = Field(
         default=None, description="where its commands are on the login node, when not on PATH"
     )
     accounting: bool = Field(
-        default=True, description="whether the cluster keeps accounts (Slurm: slurmdbd)"
+        default=True,
+        description="whether the cluster keeps accounts (Slurm: slurmdbd; Grid Engine: qacct;"
+        " PBS has none)",
     )
     command_timeout: Duration = Field(
         default=timedelta(seconds=30), description="bound on one scheduler command"
     )
+
+
+class SlurmSchedulerProfile(_SchedulerProfile):
+    """Slurm, and how it is asked."""
+
+    kind: Literal["slurm"] = Field(description="the scheduler of this cluster")
+
+
+class PbsSchedulerProfile(_SchedulerProfile):
+    """OpenPBS or PBS Professional, and how it is asked."""
+
+    kind: Literal["pbs"] = Field(description="the scheduler of this cluster")
+    request_style: Literal["select", "resources"] = Field(
+        default="select",
+        description="how amounts are asked for: -l select=1:ncpus=…, or the old -l nodes=1,ncpus=…",
+    )
+    place: Annotated[str, Field(pattern=r"^[a-z][a-z:=_-]{1,60}$")] | None = Field(
+        default="pack", description="-l place=…, with request_style select; null for none"
+    )
+    gpu_resource: Resource = Field(default="ngpus", description="resource that counts GPUs")
+    gpu_kind_resource: Resource | None = Field(
+        default=None, description="resource that names the kind of GPU of a node, if there is one"
+    )
+
+
+class GridEngineSchedulerProfile(_SchedulerProfile):
+    """Grid Engine, and how it is asked."""
+
+    kind: Literal["gridengine"] = Field(description="the scheduler of this cluster")
+    parallel_environment: Name = Field(
+        description="parallel environment on one node, for jobs of more than one core"
+    )
+    memory_complex: Resource = Field(
+        default="h_vmem", description="complex that limits memory, per slot"
+    )
+    gpu_complex: Resource | None = Field(
+        default=None, description="complex that counts GPUs, per slot; null where there are none"
+    )
+
+
+SchedulerProfile = Annotated[
+    SlurmSchedulerProfile | PbsSchedulerProfile | GridEngineSchedulerProfile,
+    Field(discriminator="kind"),
+]
 
 
 class LoginHost(Model):
@@ -180,6 +224,12 @@ class EnvironmentProfile(Model):
         return self
 
 
+def _default_template(values: dict[str, Any]) -> str:
+    # A scheduler with faults is not among the values; that fault is the one reported.
+    scheduler: _SchedulerProfile | None = values.get("scheduler")
+    return f"{getattr(scheduler, 'kind', 'slurm')}/notebook.sh.j2"
+
+
 class ClusterProfile(Model):
     """One cluster."""
 
@@ -202,7 +252,9 @@ class ClusterProfile(Model):
     )
     environments: dict[Name, EnvironmentProfile] = Field(min_length=1)
     job_template: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*\.j2$")] = Field(
-        default="slurm/notebook.sh.j2", description="template, below a template directory"
+        default_factory=_default_template,
+        description="template, below a template directory; that of the scheduler's kind when not"
+        " named",
     )
     start_deadline: Duration = Field(
         default=timedelta(minutes=5),

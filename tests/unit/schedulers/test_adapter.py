@@ -18,7 +18,7 @@ from gateway.errors import (
     RequestRejected,
     SubmitAmbiguous,
 )
-from gateway.profiles.models import ClusterProfile, SchedulerProfile
+from gateway.profiles.models import ClusterProfile, SlurmSchedulerProfile
 from gateway.schedulers.slurm.adapter import SlurmScheduler
 from gateway.text import text
 from gateway.transport.base import OUTPUT_LIMIT, Actor, CommandResult, Role
@@ -77,7 +77,7 @@ class ScriptedTransport:
 
 
 def build(transport: ScriptedTransport, *, accounting: bool = True) -> SlurmScheduler:
-    scheduler = SchedulerProfile(kind="slurm", accounting=accounting)
+    scheduler = SlurmSchedulerProfile(kind="slurm", accounting=accounting)
     profile = cast(ClusterProfile, SimpleNamespace(scheduler=scheduler))
     return SlurmScheduler(transport, profile, OBSERVER)
 
@@ -156,7 +156,7 @@ async def test_statuses() -> None:
 async def test_an_unheard_of_state_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     met: list[str] = []
     answer = ok(answered(ROW.replace("RUNNING", "DREAMING") + "\n"))
-    profile = cast(ClusterProfile, SimpleNamespace(scheduler=SchedulerProfile(kind="slurm")))
+    profile = cast(ClusterProfile, SimpleNamespace(scheduler=SlurmSchedulerProfile(kind="slurm")))
     transport = ScriptedTransport(squeue=[answer, answer])
     slurm = SlurmScheduler(transport, profile, OBSERVER, on_unheard_of=met.append)
     with caplog.at_level(logging.WARNING):
