@@ -33,6 +33,7 @@ class Title(Model):
 
 
 class _SchedulerProfile(Model):
+    kind: str
     bin_directory: Path | None = Field(
         default=None, description="where its commands are on the login node, when not on PATH"
     )
@@ -84,6 +85,7 @@ class GridEngineSchedulerProfile(_SchedulerProfile):
     )
 
 
+SCHEDULER_KINDS: Final = ("slurm", "pbs", "gridengine")
 SchedulerProfile = Annotated[
     SlurmSchedulerProfile | PbsSchedulerProfile | GridEngineSchedulerProfile,
     Field(discriminator="kind"),
@@ -224,12 +226,6 @@ class EnvironmentProfile(Model):
         return self
 
 
-def _default_template(values: dict[str, Any]) -> str:
-    # A scheduler with faults is not among the values; that fault is the one reported.
-    scheduler: _SchedulerProfile | None = values.get("scheduler")
-    return f"{getattr(scheduler, 'kind', 'slurm')}/notebook.sh.j2"
-
-
 class ClusterProfile(Model):
     """One cluster."""
 
@@ -252,14 +248,26 @@ class ClusterProfile(Model):
     )
     environments: dict[Name, EnvironmentProfile] = Field(min_length=1)
     job_template: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*\.j2$")] = Field(
-        default_factory=_default_template,
-        description="template, below a template directory; that of the scheduler's kind when not"
-        " named",
+        default="",
+        validate_default=False,
+        description="template, below a template directory; when not named, notebook.sh.j2 in the"
+        " directory of the scheduler's kind",
     )
     start_deadline: Duration = Field(
         default=timedelta(minutes=5),
         description="a job that runs this long without being reached once has failed",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_template(cls, values: Any) -> Any:
+        match values:
+            case {"job_template": _}:
+                return values
+            case {"scheduler": {"kind": str(kind)}} | {"scheduler": _SchedulerProfile(kind=kind)}:
+                if kind in SCHEDULER_KINDS:
+                    return {**values, "job_template": f"{kind}/notebook.sh.j2"}
+        return values
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
