@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from tests.testbed.bed import Bed
 
+OCCUPIER = "occupier"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -53,7 +55,7 @@ class Cluster:
     def occupy(self, partition: str, *, user: str = "bob", cores: int = 8) -> str:
         """Fill a partition with a job that is not the gateway's; its id."""
         argv = ["sbatch", "--parsable", f"--partition={partition}", f"--cpus-per-task={cores}"]
-        argv += ["--mem=100M", "--time=10", "--output=/dev/null", "--job-name=occupier"]
+        argv += ["--mem=100M", "--time=10", "--output=/dev/null", f"--job-name={OCCUPIER}"]
         done = self.bed.run("login", [*argv, "--wrap", "sleep 600"], user=user, check=True)
         return done.stdout.strip()
 

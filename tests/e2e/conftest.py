@@ -12,8 +12,9 @@ import pytest_asyncio
 from tests.testbed.bed import Bed
 from tests.testbed.fixtures import bed as bed
 
-from .cluster import Cluster
+from .cluster import OCCUPIER, Cluster
 from .gateway import URL, Gateway
+from .patience import Patience
 from .site import PASSWORD, USERS
 from .visitor import Visitor
 
@@ -26,8 +27,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.testbed)
         # One loop for all: the gateway's watchers live through the whole suite.
         item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-    # What waits for minutes is begun first and looked at last.
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    # What waits for minutes is begun with the suite and looked at when the rest is done; what
+    # breaks connections comes after that.
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    mark = item.get_closest_marker("late")
+    return int(mark.args[0]) if mark else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "late(rank): runs after tests of lower rank")
 
 
 @pytest.fixture(scope="session")
@@ -70,20 +81,36 @@ async def visit(gateway: Gateway, cluster: Cluster) -> AsyncIterator[Callable[..
 
         yield sign_in
         for visitor in visitors.values():
-            for server in await visitor.servers():
-                if not server.startswith("kept"):
-                    await visitor.stop(server)
+            await visitor.stop_all()
+        for job in cluster.jobs():
+            if job.name == OCCUPIER:
+                cluster.cancel(job.id)
+        # carol's servers wait through the whole suite.
         async with asyncio.timeout(40):
-            while any(not job.name.endswith("kept") for job in cluster.jobs()):
+            while any(job.user != "carol" for job in cluster.jobs()):
                 await asyncio.sleep(0.3)
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session", autouse=True)
+async def patience(gateway: Gateway) -> AsyncIterator[Patience]:
+    """Begins what takes minutes: see :class:`Patience`."""
+    async with Visitor(URL, "carol") as carol:
+        await carol.sign_in(PASSWORD)
+        begun = await Patience.begin(carol)
+        yield begun
+        await begun.end()
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
     gateway = item.config.stash.get(SUITE_KEY, None)
     if report.failed and gateway is not None:
         report.sections.append(("gateway", gateway.read_logs()))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")

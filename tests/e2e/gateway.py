@@ -26,6 +26,7 @@ from gateway.cli.up import build_services
 from gateway.settings import Settings, load_settings
 from tests.testbed.bed import Bed
 from tests.testbed.layout import SERVICES
+from tests.testbed.processes import send
 
 from . import site
 
@@ -57,6 +58,7 @@ class Gateway:
         self.settings: Settings
         self._services: dict[str, Service] = {}
         self._running: dict[str, Running] = {}
+        self._last_words = ""
 
     async def __aenter__(self) -> Self:
         try:
@@ -83,6 +85,7 @@ class Gateway:
         keep = os.environ.get("LANDFALL_E2E_LOGS")
         if keep and self.directory.exists():
             shutil.copytree(self.directory / "state" / "logs", keep, dirs_exist_ok=True)
+        self._last_words = self.read_logs()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # Processes
@@ -118,9 +121,16 @@ class Gateway:
         try:
             await asyncio.to_thread(process.wait, STOP_BOUND)
         finally:
-            # The hub's culler after kill -9, or a process that does not end.
             _kill_group(process.pid)
             process.wait()
+            self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        # What a service manager does: the hub's culler leads a session of its own and outlives a
+        # hub that was killed.
+        for found in self.bed.processes("hub", uid=GATEWAY.uid):
+            if found.parent == 1:
+                send(found.process, signal.SIGKILL)
 
     async def restart(self, name: str, number: int = signal.SIGTERM) -> None:
         """End with a signal and start again."""
@@ -150,7 +160,13 @@ class Gateway:
 
     def _environment(self, name: str) -> dict[str, str]:
         given = self._services[name].environment
-        names = ("GATEWAY_SETTINGS", "PYTHONUNBUFFERED", "CONFIGPROXY_AUTH_TOKEN", "PATH", "PYTHONPATH")
+        names = (
+            "GATEWAY_SETTINGS",
+            "PYTHONUNBUFFERED",
+            "CONFIGPROXY_AUTH_TOKEN",
+            "PATH",
+            "PYTHONPATH",
+        )
         kept = {key: given[key] for key in names if key in given}
         return kept | {"LANG": "C.UTF-8"}
 
@@ -202,12 +218,16 @@ class Gateway:
 
     def read_logs(self, *, everything: bool = False, limit: int = 12_000) -> str:
         """What the processes said since :meth:`mark_logs`, the end of it for each."""
+        if not self.directory.exists():
+            return self._last_words
         parts = []
         for name, running in self._running.items():
             said = self._services[name].log.read_bytes()[0 if everything else running.shown :]
             state = running.process.poll()
             words = said[-limit:].decode(errors="replace")
-            parts.append(f"---- {name} ({'running' if state is None else f'status {state}'})\n{words}")
+            parts.append(
+                f"---- {name} ({'running' if state is None else f'status {state}'})\n{words}"
+            )
         return "\n".join(parts)
 
 

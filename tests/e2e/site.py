@@ -1,4 +1,4 @@
-"""What an admin of the bed's cluster would write: profile, logins, allow-list, gateway.yml. Pure."""
+"""What an admin of the bed's cluster writes: profile, logins, allow-list, gateway.yml. Pure."""
 
 from __future__ import annotations
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from html import unescape
 from html.parser import HTMLParser
+from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -68,6 +71,26 @@ def read(html: str) -> str:
 class Visitor(Person):
     """One signed-in person; ``server`` is a server's name, empty for the default one."""
 
+    def __init__(self, base: str, name: str) -> None:
+        super().__init__(base, name)
+        self._open: list[Kernel | Terminal] = []
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        for each in self._open:
+            await each.close()
+        await super().__aexit__(kind, error, at)
+
+    async def open_kernel(self, *, server: str = "") -> Kernel:
+        """Start a kernel and open its websocket, closed at the latest when the person leaves."""
+        kernel = await super().open_kernel(server=server)
+        self._open.append(kernel)
+        return kernel
+
     def _path(self, kind: str, server: str) -> str:
         return f"/hub/{kind}/{self.name}" + (f"/{server}" if server else "")
 
@@ -90,6 +113,8 @@ class Visitor(Person):
 
     async def ask(self, server: str = "", **changes: str) -> None:
         """Submit the form; it leads to the launch page."""
+        # The form offers what was chosen last; a test says all that it depends on.
+        changes = {"partition": "interactive", "environment": "jupyter"} | changes
         status, page, url = await self.submit_form(server, **changes)
         assert status == 200, (status, str(url), read(page))
         expected = (self._path("launch", server), self.prefix(server).rstrip("/"))
@@ -177,8 +202,80 @@ class Visitor(Person):
             while server in await self.servers():
                 await asyncio.sleep(0.2)
 
+    async def stop_all(self) -> None:
+        """Stop every server, also one that still starts."""
+        for server, model in (await self.servers()).items():
+            if model["pending"] == "spawn":
+                await self.press("cancel", server)
+                async with asyncio.timeout(40):
+                    while server in await self.servers():
+                        await asyncio.sleep(0.2)
+            else:
+                await self.stop(server)
+
     async def connect_kernel(self, kernel_id: str, *, server: str = "") -> Kernel:
         """Open a websocket to a kernel that runs."""
         url = self.base.join(URL(f"{self.prefix(server)}api/kernels/{kernel_id}/channels"))
         headers = {"Authorization": f"token {await self.token()}"}
-        return Kernel(kernel_id, await self._session.ws_connect(url, headers=headers, max_msg_size=0))
+        socket = await self._session.ws_connect(url, headers=headers, max_msg_size=0)
+        self._open.append(kernel := Kernel(kernel_id, socket))
+        return kernel
+
+    async def open_terminal(self, *, server: str = "") -> Terminal:
+        """Start a terminal and open its websocket."""
+        status, terminal = await self.server_api("POST", "api/terminals", {}, server=server)
+        assert status == 200, (status, terminal)
+        path = f"{self.prefix(server)}terminals/websocket/{terminal['name']}"
+        headers = {"Authorization": f"token {await self.token()}"}
+        socket = await self._session.ws_connect(self.base.join(URL(path)), headers=headers)
+        self._open.append(terminal := Terminal(socket))
+        return terminal
+
+    async def send_file(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Upload as JupyterLab does: in chunks, the last one numbered -1."""
+        parts = list(chunks)
+        for number, part in enumerate(parts, 1):
+            body = {
+                "type": "file",
+                "format": "base64",
+                "content": base64.b64encode(part).decode(),
+                "chunk": -1 if number == len(parts) else number,
+            }
+            status, answer = await self.server_api("PUT", f"api/contents/{name}", body)
+            assert status in (200, 201), (status, answer)
+
+    async def receive_file(self, name: str) -> tuple[int, str]:
+        """Download a file: its size and sha256."""
+        url = self.base.join(URL(f"{self.prefix()}files/{name}"))
+        headers = {"Authorization": f"token {await self.token()}"}
+        size, digest = 0, hashlib.sha256()
+        async with self._session.get(url, headers=headers) as answer:
+            assert answer.status == 200, answer.status
+            async for part in answer.content.iter_chunked(1 << 20):
+                size += len(part)
+                digest.update(part)
+        return size, digest.hexdigest()
+
+
+class Terminal:
+    """A terminal over its websocket (terminado's protocol)."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+
+    async def type(self, line: str, until: str, *, bound: float = 30) -> str:
+        """Type a line and read until ``until`` is on the screen."""
+        await self._socket.send_json(["stdin", line + "\r"])
+        screen = ""
+        async with asyncio.timeout(bound):
+            while until not in screen:
+                frame = await self._socket.receive()
+                assert frame.type == aiohttp.WSMsgType.TEXT, f"the terminal ended: {frame}"
+                kind, *rest = json.loads(frame.data)
+                if kind == "stdout":
+                    screen += rest[0]
+        return screen
+
+    async def close(self) -> None:
+        """Close the websocket; the shell goes on."""
+        await self._socket.close()

@@ -1,0 +1,59 @@
+"""What takes minutes, begun when the suite begins: carol's two servers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import aiohttp
+
+from tests.web import Kernel
+
+from .visitor import Visitor
+
+IDLE_SECONDS = 180.0
+IDLE_SERVER = "idle"
+MINUTE_SERVER = "minute"
+
+
+@dataclass
+class Patience:
+    """A websocket on which nobody says anything, and a job that has one minute."""
+
+    carol: Visitor
+    kernel: Kernel
+    silence: asyncio.Task[list[aiohttp.WSMessage]]
+    began: float
+
+    @classmethod
+    async def begin(cls, carol: Visitor) -> Patience:
+        """Start both servers."""
+        await carol.start(MINUTE_SERVER, walltime="1m", cores="1")
+        await carol.start(IDLE_SERVER, cores="1")
+        kernel = await carol.open_kernel(server=IDLE_SERVER)
+        assert await kernel.run("word = 'kept'; word") == "'kept'"
+        # A browser answers pings while nobody looks; so does this client only while it reads.
+        silence = asyncio.create_task(_listen(kernel))
+        return cls(carol, kernel, silence, time.monotonic())
+
+    async def end(self) -> None:
+        """Stop both."""
+        self.silence.cancel()
+        await asyncio.gather(self.silence, return_exceptions=True)
+        await self.carol.stop_all()
+
+
+async def _listen(kernel: Kernel) -> list[aiohttp.WSMessage]:
+    """Frames that came in the time; returns early when the websocket ended."""
+    seen: list[aiohttp.WSMessage] = []
+    end = time.monotonic() + IDLE_SECONDS
+    while (left := end - time.monotonic()) > 0:
+        try:
+            frame = await kernel._socket.receive(timeout=left)
+        except TimeoutError:
+            break
+        seen.append(frame)
+        if frame.type is not aiohttp.WSMsgType.TEXT:
+            break
+    return seen
