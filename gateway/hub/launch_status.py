@@ -198,7 +198,7 @@ def _build_facts(view: LaunchView, language: Language, now: datetime) -> list[tu
             add(label, f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC", moment)
 
     live = view.state is not LaunchState.ENDED
-    if view.native_reason and live:
+    if view.native_reason and view.state is LaunchState.QUEUED:
         add(text("Scheduler's reason"), view.native_reason)
     if view.state in (LaunchState.QUEUED, LaunchState.SUBMITTING, LaunchState.REQUESTED):
         add_moment(text("Estimated start"), view.estimated_start)
