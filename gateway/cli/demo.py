@@ -138,7 +138,7 @@ class Demo:
 def _make_directory(given: Path | None) -> Path:
     # Short: it holds unix sockets, whose paths are limited to 107 bytes.
     if given is None:
-        return Path(tempfile.mkdtemp(prefix="landfall-", dir="/tmp"))  # noqa: S108
+        return Path(tempfile.mkdtemp(prefix="landfall-", dir="/tmp"))
     given = given.absolute()
     if len(str(given)) > 50:
         raise ConfigurationError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from gateway import __version__
+from gateway.cli.doctor import doctor
 from gateway.cli.launches import launches
 from gateway.cli.options import config_option
 from gateway.cli.up import up
@@ -54,5 +55,5 @@ def signer(config: Path) -> None:
     asyncio.run(serve(load_settings(config)))
 
 
-for command in (up, connector, signer, launches):
+for command in (up, connector, signer, launches, doctor):
     main.add_command(command)

@@ -1,0 +1,1 @@
+"""``gateway doctor``: every station of the main path, tried against one cluster."""
