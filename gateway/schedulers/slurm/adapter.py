@@ -11,6 +11,7 @@ from typing import Final
 from gateway.errors import ClusterUnavailable, GatewayError, SubmitAmbiguous
 from gateway.profiles.models import ClusterProfile
 from gateway.schedulers.base import Association, Partition, Reservation
+from gateway.schedulers.command_environment import command_name
 from gateway.schedulers.slurm.cluster_parsers import (
     ReservationRow,
     parse_associations,
@@ -21,7 +22,7 @@ from gateway.schedulers.slurm.cluster_parsers import (
     parse_version,
     parse_words,
 )
-from gateway.schedulers.slurm.commands import SlurmCommands, command_name, is_job_id
+from gateway.schedulers.slurm.commands import SlurmCommands, is_job_id
 from gateway.schedulers.slurm.parsers import (
     not_understood,
     parse_accounting,

@@ -12,24 +12,23 @@ recognised.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 from gateway.errors import ClusterRefused
+from gateway.schedulers.command_environment import (
+    build_argv,
+    build_effect_line,
+    build_query_line,
+)
 from gateway.text import text
 from gateway.values.jobs import JobId, JobRequest
 from gateway.values.resources import GpuRequest, format_walltime
 
-ANSWERED: Final = "landfall:answered"
-
-# What a Slurm client needs of the account's environment; SLURM_CONF says where the cluster is.
-_CLEAN: Final = (
-    'env -i "PATH=$PATH" ${HOME+"HOME=$HOME"} ${USER+"USER=$USER"} ${LOGNAME+"LOGNAME=$LOGNAME"}'
-    ' ${SHELL+"SHELL=$SHELL"} ${LANG+"LANG=$LANG"} ${SLURM_CONF+"SLURM_CONF=$SLURM_CONF"}'
-)
-EFFECT_LINE: Final = f'exec {_CLEAN} "$@"'
-QUERY_LINE: Final = f'{_CLEAN} TZ=UTC0 "$@" && echo {ANSWERED}'
+# SLURM_CONF says where the cluster is.
+EFFECT_LINE: Final = build_effect_line("SLURM_CONF")
+QUERY_LINE: Final = build_query_line("SLURM_CONF")
 
 # No field of these can be set by a user to what they like: the job's name, comment or account would
 # let one user print a line about another's job.
@@ -95,10 +94,10 @@ class SlurmCommands:
         return name if self._bin is None else str(self._bin / name)
 
     def _query(self, program: str, *arguments: str) -> list[str]:
-        return ["sh", "-c", QUERY_LINE, "sh", self._program(program), *arguments]
+        return build_argv(QUERY_LINE, self._program(program), arguments)
 
     def _effect(self, program: str, *arguments: str) -> list[str]:
-        return ["sh", "-c", EFFECT_LINE, "sh", self._program(program), *arguments]
+        return build_argv(EFFECT_LINE, self._program(program), arguments)
 
     def build_submit(self, request: JobRequest) -> list[str]:
         """``sbatch`` with the script on stdin; prints the job id.
@@ -219,7 +218,7 @@ class SlurmCommands:
 
     def build_groups(self, user: str) -> list[str]:
         """``id`` for the POSIX groups of a user, on the login node."""
-        return ["sh", "-c", QUERY_LINE, "sh", "id", "-Gn", "--", _checked(_USER, user)]
+        return build_argv(QUERY_LINE, "id", ["-Gn", "--", _checked(_USER, user)])
 
     def build_version(self) -> list[str]:
         """``sinfo --version``; does not ask the controller."""
@@ -247,8 +246,3 @@ def _checked(pattern: re.Pattern[str], value: str) -> str:
 def _escape_path(path: str) -> str:
     # sbatch(1), filename pattern: %% is a percent sign.
     return path.replace("%", "%%")
-
-
-def command_name(argv: Sequence[str]) -> str:
-    """The Slurm program that a built argv runs, without its directory."""
-    return Path(argv[4]).name

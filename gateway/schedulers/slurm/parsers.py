@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from gateway.errors import ClusterRefused
+from gateway.schedulers.command_environment import ANSWERED
 from gateway.schedulers.slurm.commands import (
     ACCOUNTING_FIELDS,
-    ANSWERED,
     NAMED_FIELDS,
     is_job_id,
 )

@@ -8,9 +8,9 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
+from gateway.schedulers.command_environment import ANSWERED
 from gateway.schedulers.slurm.commands import (
     ACCOUNTING_FIELDS,
-    ANSWERED,
     ASSOCIATION_FIELDS,
 )
 from gateway.transport.base import CommandResult

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ClusterRefused
-from gateway.schedulers.slurm.commands import ANSWERED, SlurmCommands, command_name
+from gateway.schedulers.command_environment import ANSWERED, command_name
+from gateway.schedulers.slurm.commands import SlurmCommands
 from gateway.values.identity import ClusterUser
 from gateway.values.jobs import JobId, JobRequest
 from gateway.values.resources import GpuRequest, MemorySize, ResourceRequest

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ClusterRefused
+from gateway.schedulers.command_environment import ANSWERED
 from gateway.schedulers.slurm import cluster_parsers, parsers
-from gateway.schedulers.slurm.commands import ANSWERED
 from gateway.values.jobs import JobId
 from tests.unit.schedulers.recordings import answered, as_queue, one
 
