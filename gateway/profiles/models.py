@@ -59,10 +59,13 @@ class PbsSchedulerProfile(_SchedulerProfile):
     kind: Literal["pbs"] = Field(description="the scheduler of this cluster")
     request_style: Literal["select", "resources"] = Field(
         default="select",
-        description="how amounts are asked for: -l select=1:ncpus=…, or the old -l nodes=1,ncpus=…",
+        description="how amounts are asked for: -l select=1:ncpus=…, or the old -l ncpus=…",
     )
     place: Annotated[str, Field(pattern=r"^[a-z][a-z:=_-]{1,60}$")] | None = Field(
-        default="pack", description="-l place=…, with request_style select; null for none"
+        default=None, description="-l place=…, with request_style select"
+    )
+    account_option: Literal["project", "account"] = Field(
+        default="project", description="what an account is to qsub: -P (project) or -A (account)"
     )
     gpu_resource: Resource = Field(default="ngpus", description="resource that counts GPUs")
     gpu_kind_resource: Resource | None = Field(
