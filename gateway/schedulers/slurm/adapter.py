@@ -10,6 +10,7 @@ from typing import Final
 
 from gateway.errors import ClusterUnavailable, GatewayError, SubmitAmbiguous
 from gateway.profiles.models import ClusterProfile
+from gateway.schedulers.answers import not_understood
 from gateway.schedulers.base import Association, Partition, Reservation
 from gateway.schedulers.command_environment import command_name
 from gateway.schedulers.slurm.cluster_parsers import (
@@ -24,7 +25,6 @@ from gateway.schedulers.slurm.cluster_parsers import (
 )
 from gateway.schedulers.slurm.commands import SlurmCommands, is_job_id
 from gateway.schedulers.slurm.parsers import (
-    not_understood,
     parse_accounting,
     parse_accounting_names,
     parse_exit_code,

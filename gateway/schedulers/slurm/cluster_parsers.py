@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from gateway.schedulers.answers import not_understood
 from gateway.schedulers.base import Association, GpuKind, Partition, Reservation
 from gateway.schedulers.slurm.commands import ASSOCIATION_FIELDS
 from gateway.schedulers.slurm.parsers import (
-    not_understood,
     parse_columns,
     parse_duration,
     parse_lines,

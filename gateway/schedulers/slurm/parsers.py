@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from gateway.errors import ClusterRefused
-from gateway.schedulers.command_environment import ANSWERED
+from gateway.schedulers.answers import cut_closing_line, not_understood
 from gateway.schedulers.slurm.commands import (
     ACCOUNTING_FIELDS,
     NAMED_FIELDS,
     is_job_id,
 )
-from gateway.text import text
 from gateway.values.jobs import JobId
 
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}", re.ASCII)
@@ -85,24 +83,12 @@ class NamedRow:
     owner: str
 
 
-def not_understood(what: str, shown: str) -> ClusterRefused:
-    """The error for output that is not as expected; ``shown`` goes into the detail, escaped."""
-    return ClusterRefused(
-        text("The scheduler answered in a way that is not understood."),
-        detail=f"{what}: {shown[:200]!a}",
-        reason="not_understood",
-    )
-
-
 def parse_lines(output: str) -> list[str]:
     """The lines of a complete answer, without the closing one.
 
     :raises ClusterRefused: the answer was cut off.
     """
-    lines = output.split("\n")
-    if len(lines) < 2 or lines[-1] or lines[-2] != ANSWERED:
-        raise not_understood("cut off", output[-200:])
-    return lines[:-2]
+    return cut_closing_line(output).split("\n")[:-1]
 
 
 def parse_submitted(stdout: str) -> JobId | None:
