@@ -146,9 +146,11 @@ class SlurmCommands:
         )
 
     def build_queue_by_name(self, name: str) -> list[str]:
-        """``squeue`` for the caller's own jobs of that name, in any state."""
+        """``squeue`` for the caller's own jobs of that name, in any state and any partition: without
+        ``--all`` those of hidden partitions are left out, and would be submitted again."""
         return self._query(
             "squeue",
+            "--all",
             "--noheader",
             "--me",
             "--states=all",

@@ -88,7 +88,10 @@ def parse_lines(output: str) -> list[str]:
 
     :raises ClusterRefused: the answer was cut off.
     """
-    return cut_closing_line(output).split("\n")[:-1]
+    *lines, rest = cut_closing_line(output).split("\n")
+    if rest:
+        raise not_understood("cut off", output[-200:])
+    return lines
 
 
 def parse_submitted(stdout: str) -> JobId | None:
