@@ -66,7 +66,9 @@ class Launch:
                 try:
                     await run_until_first(self._step(record), self._wait_interrupted())
                 except ChangedMeanwhile:
-                    continue
+                    if await self.progress.reload() == record:
+                        # Nobody changed it: a step that is not allowed is not tried without pause.
+                        await self.progress.backoff.wait()
         finally:
             await self._close()
 

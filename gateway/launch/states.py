@@ -37,7 +37,13 @@ TRANSITIONS: Final[dict[LaunchState, frozenset[LaunchState]]] = {
     LaunchState.SUBMITTING: frozenset({LaunchState.QUEUED, LaunchState.ENDING, LaunchState.ENDED}),
     LaunchState.QUEUED: frozenset({LaunchState.STARTING, LaunchState.ENDING, LaunchState.ENDED}),
     LaunchState.STARTING: frozenset(
-        {LaunchState.CONNECTING, LaunchState.QUEUED, LaunchState.ENDING, LaunchState.ENDED}
+        {
+            LaunchState.STARTING,  # another run began before the agent of this one was reached
+            LaunchState.CONNECTING,
+            LaunchState.QUEUED,
+            LaunchState.ENDING,
+            LaunchState.ENDED,
+        }
     ),
     LaunchState.CONNECTING: frozenset(
         {

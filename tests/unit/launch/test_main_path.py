@@ -122,6 +122,20 @@ async def test_requeue_that_was_never_seen_pending(bench: Bench) -> None:
     assert list_states(ready)[-3:] == ["starting", "connecting", "ready"]
 
 
+async def test_requeue_before_the_agent_was_reached(bench: Bench) -> None:
+    bench.world.announces = False
+    ensured = await bench.ensure()
+    await bench.reach(ensured.record.id, LaunchState.STARTING)
+    (job,) = bench.world.jobs
+    second = bench.world.run_job(job, node="n2", restarts=1)
+    again = await bench.until(ensured.record.id, lambda s: s.record.node == "n2")
+    assert again.record.state is LaunchState.STARTING
+    bench.world.announces = True
+    ready = (await bench.reach(ensured.record.id, LaunchState.READY)).record
+    assert ready.reached_nonce == second.nonce
+    assert list_states(ready)[-4:] == ["starting", "starting", "connecting", "ready"]
+
+
 async def test_announcement_of_the_former_run_is_not_believed(bench: Bench) -> None:
     record, job = await bench.start_ready()
     stale = bench.agent(record)
