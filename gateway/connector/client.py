@@ -24,7 +24,7 @@ from gateway.connector.models import (
     StopRequest,
 )
 from gateway.connector.problems import parse_problem
-from gateway.errors import ClusterUnavailable, GatewayError
+from gateway.errors import ClusterUnavailable, GatewayError, RequestRejected
 from gateway.text import text
 
 EVENT_SILENCE: Final = 45.0
@@ -136,7 +136,14 @@ class ConnectorClient:
             return await _read(response)
 
     async def _post(self, path: str, body: Message) -> bytes:
-        async with self._request("POST", path, body=body.model_dump_json().encode()) as response:
+        try:
+            data = body.model_dump_json().encode()
+        except ValueError as error:
+            # JSON from the API may hold half a surrogate pair, which no UTF-8 can.
+            raise RequestRejected(
+                text("The request holds characters that are no text."), reason="malformed"
+            ) from error
+        async with self._request("POST", path, body=data) as response:
             return await _read(response)
 
     @asynccontextmanager
@@ -151,7 +158,8 @@ class ConnectorClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(path=str(self._socket)),
+                # No limit: every launch that is waited for holds a connection for its events.
+                connector=aiohttp.UnixConnector(path=str(self._socket), limit=0),
                 read_bufsize=_LINE_LIMIT,
                 trust_env=False,
             )

@@ -370,6 +370,29 @@ async def test_absent_connector(tmp_path: Path) -> None:
     assert caught.value.reason == "connector_unavailable"
 
 
+async def test_many_streams_of_events_leave_room_for_questions(door: Door) -> None:
+    answer = await door.client.ensure(build_request())
+
+    async def follow() -> None:
+        async for _ in door.client.events(answer.launch.id):
+            pass
+
+    followers = [asyncio.create_task(follow()) for _ in range(110)]
+    try:
+        await asyncio.sleep(0.3)
+        assert (await door.client.health()).clusters
+    finally:
+        for follower in followers:
+            follower.cancel()
+        await asyncio.wait(followers)
+
+
+async def test_half_a_surrogate_pair_is_refused(door: Door) -> None:
+    with pytest.raises(RequestRejected):
+        await door.client.ensure(build_request(options=OPTIONS | {"partition": "\ud800"}))
+    assert door.bench.world.submits == 0
+
+
 async def test_silent_connector(tmp_path: Path) -> None:
     path = Path(f"/tmp/lf-silent-{id(tmp_path)}.sock")
     listening = socket.socket(socket.AF_UNIX)
