@@ -78,6 +78,10 @@ def test_what_would_change_the_meaning_is_refused(value: str) -> None:
                 text(value)
 
 
+def test_jobs_are_found_by_name_in_hidden_partitions_too() -> None:
+    assert "--all" in COMMANDS.build_queue_by_name("lf-0123456789abcdef")
+
+
 def run(argv: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         argv, env=environment, capture_output=True, text=True, timeout=20, check=False
