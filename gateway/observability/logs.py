@@ -20,28 +20,26 @@ class SecretMask:
     """The secrets that this process holds now, so that no line shows them."""
 
     def __init__(self) -> None:
-        self._known: dict[str, set[str]] = {}
-        self._pattern: re.Pattern[str] | None = None
+        self._known: dict[str, frozenset[str]] = {}
 
     def hold(self, owner: str, *values: str | None) -> None:
         """Hide ``values`` in every line until ``owner`` is released; short ones are not secrets."""
-        held = self._known.setdefault(owner, set())
-        held.update(value for value in values if value and len(value) >= _SHORTEST_SECRET)
-        self._compile()
+        # Thousands may be held, and each launch adds one: searching for them one by one in a line
+        # costs less than building one pattern of all of them again and again.
+        more = frozenset(value for value in values if value and len(value) >= _SHORTEST_SECRET)
+        self._known[owner] = self._known.get(owner, frozenset()) | more
 
     def release(self, owner: str) -> None:
         """Forget what ``owner`` held."""
-        if self._known.pop(owner, None) is not None:
-            self._compile()
+        self._known.pop(owner, None)
 
     def apply(self, line: str) -> str:
         """Return ``line`` with every known secret replaced."""
-        return self._pattern.sub(MASK, line) if self._pattern else line
-
-    def _compile(self) -> None:
-        values = {value for held in self._known.values() for value in held}
-        longest_first = sorted(values, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if values else None
+        # A copy: other threads log too.
+        found = {value for held in list(self._known.values()) for value in held if value in line}
+        for value in sorted(found, key=len, reverse=True):
+            line = line.replace(value, MASK)
+        return line
 
 
 secret_mask: Final = SecretMask()
