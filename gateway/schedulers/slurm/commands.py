@@ -146,8 +146,10 @@ class SlurmCommands:
         )
 
     def build_queue_by_name(self, name: str) -> list[str]:
-        """``squeue`` for the caller's own jobs of that name, in any state and any partition: without
-        ``--all`` those of hidden partitions are left out, and would be submitted again."""
+        """``squeue`` for the caller's own jobs of that name, in any state and any partition.
+
+        Without ``--all`` those of hidden partitions are left out, and would be submitted again.
+        """
         return self._query(
             "squeue",
             "--all",
