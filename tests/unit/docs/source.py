@@ -73,8 +73,8 @@ def _codes_of(node: ast.AST) -> Iterator[ast.expr]:
                 yield from (keyword.value for keyword in keywords if keyword.arg == "reason")
             if name in CODE_CALLS:
                 yield from args[1:2]
-        case ast.arguments(args=names, defaults=defaults) if defaults:
-            pairs = zip(names[-len(defaults) :], defaults, strict=True)
+        case ast.arguments(posonlyargs=first, args=names, defaults=defaults) if defaults:
+            pairs = zip([*first, *names][-len(defaults) :], defaults, strict=True)
             yield from (default for name, default in pairs if name.arg == "reason")
         case ast.Assign(targets=[ast.Name(id="reason" | "default_reason")]):
             yield node.value
