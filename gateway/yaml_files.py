@@ -44,7 +44,11 @@ def _read(path: Path) -> CommentedMap:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise faulty(path, [f"cannot read {path}: {error.strerror}"]) from error
+        raise ConfigurationError(
+            text("{path} cannot be used.", path=str(path)),
+            detail=f"cannot read {path}: {error.strerror}",
+            reason="file",
+        ) from error
     if len(raw) > SIZE_LIMIT:
         raise faulty(path, [f"{path}: is larger than 1 MiB"])
     try:

@@ -14,7 +14,9 @@ import click
 from gateway.cli.options import config_option
 from gateway.connector.client import ConnectorClient
 from gateway.connector.models import LaunchView
+from gateway.errors import ClusterUnavailable
 from gateway.settings import load_settings
+from gateway.text import text
 
 T = TypeVar("T")
 
@@ -97,9 +99,25 @@ def cancel(config: Path, launch_id: str) -> None:
 
 
 def _ask(config: Path, question: Callable[[ConnectorClient], Awaitable[T]]) -> T:
+    socket = load_settings(config).connector_socket
+
     async def ask() -> T:
-        async with ConnectorClient(load_settings(config).connector_socket) as client:
-            return await question(client)
+        async with ConnectorClient(socket) as client:
+            try:
+                return await question(client)
+            except ClusterUnavailable as error:
+                if error.reason != "connector_unavailable":
+                    raise
+                raise ClusterUnavailable(
+                    text(
+                        "The connector does not answer at {socket}. If it does not run, start it: "
+                        "gateway connector --config {config} (or gateway up, which starts all).",
+                        socket=str(socket),
+                        config=str(config),
+                    ),
+                    detail=error.detail,
+                    reason=error.reason,
+                ) from error
 
     return asyncio.run(ask())
 

@@ -118,7 +118,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_GRACE):
             await process.wait()
-            while _signal_group(process.pid, 0):
+            while _signal_group(process.pid, 0):  # noqa: ASYNC110 - nobody tells of orphans
                 await asyncio.sleep(0.05)
     _signal_group(process.pid, signal.SIGKILL)
     await process.wait()

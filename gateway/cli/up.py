@@ -32,10 +32,19 @@ HUB_CONFIG: Final = Path(gateway.__file__).parent / "hub" / "jupyterhub_config.p
 @click.command()
 @config_option
 @click.option("--rehearsal", is_flag=True, help="Run with an embedded cluster and demo users.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True,
-              help="Port for browsers (with --rehearsal).")  # fmt: skip
-@click.option("--directory", type=click.Path(path_type=Path), default=None,
-              help="Where the rehearsal keeps its files while it runs; by default a new one.")  # fmt: skip
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8000,
+    show_default=True,
+    help="Port for browsers (with --rehearsal).",
+)
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Where the rehearsal keeps its files while it runs; by default a new one.",
+)
 def up(config: Path, *, rehearsal: bool, port: int, directory: Path | None) -> None:
     """Run everything on this machine, in the foreground, until Ctrl-C."""
     if not rehearsal and os.geteuid() == 0:
@@ -156,7 +165,7 @@ def _listens(port: int) -> Callable[[], asyncio.Future[bool]]:
 
 def _exists(path: Path) -> Callable[[], asyncio.Future[bool]]:
     async def ready() -> bool:
-        return path.is_socket()
+        return path.is_socket()  # noqa: ASYNC240 - one look at a local file
 
     return lambda: asyncio.ensure_future(ready())
 

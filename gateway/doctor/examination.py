@@ -55,7 +55,7 @@ async def _visit(station: Station, results: dict[str, Result]) -> Result:
     for need in station.needs:
         # A station that was left out altogether (such as another way in) is no obstacle.
         if need in results and not results[need].passed:
-            because = skipped(text("needs: {title}", title=results[need].title))
+            because = skipped(text("because of: {title}", title=results[need].title))
             return Result(station.key, station.title, because)
     begun = time.monotonic()
     try:

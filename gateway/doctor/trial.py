@@ -168,7 +168,12 @@ class Trial:
         status = (await self._subject.scheduler.fetch_statuses([self._job]))[self._job]
         if status.state is not JobState.MISSING:
             return ok(
-                text("{observer} sees it: {state}", observer=observer.name, state=status.state)
+                text(
+                    "{observer} finds the job of {user} ({state})",
+                    observer=observer.name,
+                    user=self._actor.name,
+                    state=status.native_state or status.state,
+                )
             )
         return fail(
             text("{observer} does not see a job of {user}", observer=observer.name,
