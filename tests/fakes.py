@@ -234,6 +234,7 @@ class FakeWorld:
         self.jobs: dict[JobId, tuple[str, str]] = {}
         self.requests: dict[JobId, JobRequest] = {}
         self.watches: dict[JobId, FakeWatch] = {}
+        self.submitted_after: dict[JobId, datetime | None] = {}
         self.statuses: dict[JobId, JobStatus] = {}
         self.agents: dict[str, FakeAgent] = {}
         self.edges: dict[str, FakeEdge] = {}
@@ -390,7 +391,10 @@ class FakeWorld:
 
     # Monitor
 
-    def watch(self, job: JobId, *, seen_before: bool = False) -> FakeWatch:
+    def watch(
+        self, job: JobId, *, seen_before: bool = False, submitted_after: datetime | None = None
+    ) -> FakeWatch:
+        self.submitted_after[job] = submitted_after
         status = self.statuses.get(job, JobStatus(job, JobState.UNKNOWN))
         return self.watches.setdefault(job, FakeWatch(status))
 

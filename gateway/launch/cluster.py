@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,9 @@ class Watch(Protocol):
 class Monitor(Protocol):
     """Asks the scheduler for all launches at once. FINISHED and MISSING are certain."""
 
-    def watch(self, job: JobId, *, seen_before: bool = False) -> Watch: ...
+    def watch(
+        self, job: JobId, *, seen_before: bool = False, submitted_after: datetime | None = None
+    ) -> Watch: ...
     def unwatch(self, job: JobId) -> None: ...
     def ask_soon(self) -> None: ...
 

@@ -10,8 +10,8 @@ from gateway.launch.cluster import Cluster, Watch, build_user_actor
 from gateway.launch.progress import Progress
 from gateway.launch.runs import find_end_reason
 from gateway.launch.states import EndReason, LaunchRecord, LaunchState
-from gateway.launch.submitting import find_jobs
-from gateway.launch.workspace import fetch_log_tail, prune_directory
+from gateway.launch.submitting import find_jobs, tidy
+from gateway.launch.workspace import fetch_log_tail
 from gateway.text import Text, Words, text
 from gateway.values.jobs import JobId, JobState, JobStatus
 
@@ -42,7 +42,11 @@ async def end_with_job(progress: Progress, record: LaunchRecord, status: JobStat
 
 async def _cancel_until_over(progress: Progress, record: LaunchRecord, job: JobId) -> None:
     cluster, actor = progress.cluster, build_user_actor(record)
-    watch = cluster.monitor.watch(job, seen_before=record.job_seen_at is not None)
+    watch = cluster.monitor.watch(
+        job,
+        seen_before=record.job_seen_at is not None,
+        submitted_after=record.submit_attempted_at,
+    )
     absent_looks = 0
     while True:
         again = cluster.patience.cancel_again
@@ -79,10 +83,7 @@ async def _close(progress: Progress, record: LaunchRecord, reason: EndReason, wo
     record = await progress.transition(
         LaunchState.ENDED, words, end_reason=reason, end_words=words, log_tail=tail
     )
-    try:
-        await prune_directory(progress.cluster, record)
-    except GatewayError as error:
-        progress.note(error, "tidy the launch directory")
+    await tidy(progress, record)
 
 
 async def fetch_log_if_possible(

@@ -99,7 +99,9 @@ class Launch:
             raise ValueError(f"launch {record.id} is {record.state} without a job")
         progress = self.progress
         watch = self.cluster.monitor.watch(
-            record.job_id, seen_before=record.job_seen_at is not None
+            record.job_id,
+            seen_before=record.job_seen_at is not None,
+            submitted_after=record.submit_attempted_at,
         )
         status = watch.status
         while True:

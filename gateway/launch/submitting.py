@@ -19,7 +19,7 @@ from gateway.launch.database import DatabaseFailed
 from gateway.launch.progress import Progress
 from gateway.launch.states import EndReason, LaunchRecord, LaunchState
 from gateway.launch.store import ChangedMeanwhile
-from gateway.launch.workspace import AGENT_FILE, LOG_FILE, prepare_directory
+from gateway.launch.workspace import AGENT_FILE, LOG_FILE, prepare_directory, prune_directory
 from gateway.text import text
 from gateway.values.jobs import JobId, JobRequest
 from gateway.values.resources import GpuRequest, MemorySize, ResourceRequest, parse_walltime
@@ -140,12 +140,21 @@ async def _cancel_surplus(progress: Progress, record: LaunchRecord, job: JobId) 
 async def _give_up(progress: Progress, error: GatewayError) -> None:
     progress.note(error, "start")
     rejected = isinstance(error, RequestRejected)
-    await progress.transition(
+    record = await progress.transition(
         LaunchState.ENDED,
         error.user_message,
         end_reason=EndReason.REJECTED if rejected else EndReason.FAILED,
         end_words=error.user_message,
     )
+    await tidy(progress, record)
+
+
+async def tidy(progress: Progress, record: LaunchRecord) -> None:
+    """Prune the launch directory of a launch that has ended; a failure is told, and no more."""
+    try:
+        await prune_directory(progress.cluster, record)
+    except GatewayError as error:
+        progress.note(error, "tidy the launch directory")
 
 
 def build_job_request(record: LaunchRecord) -> JobRequest:

@@ -35,6 +35,7 @@ async def test_request_becomes_ready_and_is_stopped(bench: Bench) -> None:
     request = bench.world.requests[job]
     assert request.name == f"lf-{record.id}"
     assert request.log_path == f"{request.directory}/job.log"
+    assert bench.world.submitted_after[job] == record.submit_attempted_at is not None
 
     await bench.registry.stop(record.id, by="alice")
     ended = (await bench.reach(record.id, LaunchState.ENDED)).record
@@ -157,6 +158,8 @@ async def test_refused_submit_ends_with_the_words_of_the_scheduler(bench: Bench)
     assert ended.end_words is not None
     assert ended.end_words.render() == words.render()
     assert bench.world.jobs == {}
+    # The agent in a launch directory marks it as one that lives: it must go.
+    await _eventually(lambda: bench.world.prunes == [ended.directory])
 
 
 async def test_unreachable_login_node_is_waited_for(bench: Bench) -> None:
