@@ -89,14 +89,10 @@ async def check_sign_in(subject: Subject, actor: Actor) -> Finding:
             )
     if not hosts:
         return skipped(text("no login node could be reached"))
-    return ok(
-        text(
-            "admitted by certificate alone at {hosts}"
-            if subject.uses_certificates(actor)
-            else "admitted by key alone at {hosts}",
-            hosts=", ".join(hosts),
-        )
-    )
+    names = ", ".join(hosts)
+    if subject.uses_certificates(actor):
+        return ok(text("admitted by certificate alone at {hosts}", hosts=names))
+    return ok(text("admitted by key alone at {hosts}", hosts=names))
 
 
 def _explain_refusal(subject: Subject, actor: Actor, error: GatewayError) -> tuple[Text, ...]:

@@ -39,12 +39,11 @@ async def check_clock(subject: Subject) -> Finding:
         "Let both hosts take their time from the same servers (chrony, systemd-timesyncd); "
         "certificates that live for minutes are refused as not yet valid or expired."
     )
-    words = text(
-        "its clock is {seconds} s ahead of this host's"
-        if later
-        else "its clock is {seconds} s behind this host's",
-        seconds=round(difference),
-    )
+    seconds = round(difference)
+    if later:
+        words = text("its clock is {seconds} s ahead of this host's", seconds=seconds)
+    else:
+        words = text("its clock is {seconds} s behind this host's", seconds=seconds)
     if difference > CLOCK_FAIL:
         return fail(words, remedy)
     if difference > CLOCK_WARN:
