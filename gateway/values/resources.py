@@ -10,7 +10,8 @@ from typing import Final, Self
 _MEMORY: Final = re.compile(r"([0-9]{1,9}) ?(K|M|G|T)(?:i?B)?", re.ASCII)
 _MIB_PER: Final = {"M": 1, "G": 1024, "T": 1024 * 1024}
 _UNITS_TIME: Final = re.compile(
-    r"(?:([0-9]{1,4}) ?d)? ?(?:([0-9]{1,5}) ?h)? ?(?:([0-9]{1,6}) ?(?:min|m))? ?(?:([0-9]{1,7}) ?s)?",
+    r"(?:([0-9]{1,4}) ?d)? ?(?:([0-9]{1,5}) ?h)? ?"
+    r"(?:([0-9]{1,6}) ?(?:min|m))? ?(?:([0-9]{1,7}) ?s)?",
     re.ASCII,
 )
 _CLOCK_TIME: Final = re.compile(r"(?:([0-9]{1,4})-)?([0-9]{1,4}):([0-9]{2}):([0-9]{2})", re.ASCII)

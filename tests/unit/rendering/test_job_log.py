@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.remote import agent
+from gateway.remote.landfall_agent import words
 from gateway.rendering.job_log import _WORDS, WORDS_LIMIT, parse_job_log
 from gateway.rendering.renderer import shipped_template_directory
 
@@ -85,6 +85,6 @@ def test_any_log_is_read_without_an_exception(log: str) -> None:
 def test_every_code_that_can_be_written_has_its_words() -> None:
     template = (shipped_template_directory() / "_base.sh.j2").read_text()
     codes = set(re.findall(r"landfall_fail ([a-z_]+) \d", template))
-    codes |= {*agent.FAILURES, "agent_python_old"}
+    codes |= {*words.FAILURES, "agent_python_old"}
     assert len(codes) > 12
     assert codes <= set(_WORDS)
