@@ -33,9 +33,9 @@ class ServerApi(UserServerAPIHandler):
         """
         user = self.find_user(user_name)
         spawner = user.spawners.get(server_name) if user is not None else None
+        by = describe_asker(self.current_user, user_name)
         if spawner is not None and spawner.active:
             view = await self._fetch_view(spawner)
-            by = describe_asker(self.current_user, user_name)
             if by == "culler" and view is not None and (why := await self._spare(spawner, view)):
                 self.log.info("Not culling %s: %s", spawner._log_name, why)
                 spawner.orm_spawner.last_activity = utcnow(with_tz=False)
@@ -43,7 +43,18 @@ class ServerApi(UserServerAPIHandler):
                 self.set_status(202)
                 return
             spawner.asked_by = by
+        elif user is not None:
+            await self._end_forgotten(user, server_name, by)
         await super().delete(user_name, server_name)
+
+    async def _end_forgotten(self, user: Any, server_name: str, by: str) -> None:
+        # The hub may have let go of a server whose launch goes on: it is what is to be stopped.
+        client = user.spawner.client
+        try:
+            for view in await client.launches(user=user.name, server=server_name, live=True):
+                await client.stop(view.id, by)
+        except GatewayError as error:
+            raise HTTPError(503, error.user_message.render()) from error
 
     async def _spare(self, spawner: Any, view: LaunchView) -> str:
         if not may_cull(view, timedelta(seconds=spawner.idle_timeout), utcnow()):

@@ -191,6 +191,7 @@ class GatewaySpawner(BatchSpawnerBase):
                 return None
             self.log.warning("%s: the connector knows no launch %s", self._log_name, self.launch_id)
             self._exit_status = 1
+            revoke_by_id(self, self.token_id)
             return 1
         except (GatewayError, TimeoutError) as error:
             self.log.warning("%s: could not ask the connector: %s", self._log_name, error)

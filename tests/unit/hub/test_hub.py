@@ -8,6 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.connector.client import ConnectorClient
+from gateway.connector.models import EnsureRequest, IdentityModel
 from gateway.launch.states import EndReason, LaunchState
 from tests.unit.hub.running_hub import FORM, RunningHub, until
 from tests.unit.hub.stand_in import words
@@ -189,6 +191,17 @@ async def test_api_stop_cancels_a_pending_start(hub: RunningHub) -> None:
     assert status in (202, 204)
     await until(lambda: hub.stand_in.stops)
     assert hub.stand_in.stops == [(view.id, "alice")]
+
+
+async def test_api_stop_ends_a_launch_that_the_hub_has_let_go_of(hub: RunningHub) -> None:
+    alice = await hub.sign_in("alice")
+    async with ConnectorClient(hub.stand_in.socket) as client:
+        identity = IdentityModel(source="dummy", subject="alice", name="alice")
+        made = await client.ensure(EnsureRequest(identity=identity, options=FORM))
+    await alice.get("/hub/home")
+    status, said = await alice.api("DELETE", "/users/alice/server")
+    assert status == 204, said
+    assert hub.stand_in.stops == [(made.launch.id, "alice")]
 
 
 async def test_stop_is_refused_while_the_connector_is_away(hub: RunningHub) -> None:

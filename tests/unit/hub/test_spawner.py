@@ -169,6 +169,18 @@ async def test_a_verdict_stands_and_the_token_goes(spawner: Any, stand_in: Stand
     assert await spawner.poll() == 0
 
 
+async def test_the_token_of_a_launch_that_nobody_knows_goes(
+    spawner: Any, stand_in: StandIn
+) -> None:
+    starting = asyncio.create_task(spawner.start())
+    view = (await until(lambda: list(stand_in.launches.values())))[0]
+    stand_in.make_ready(view.id)
+    await starting
+    stand_in.launches.clear()
+    assert await spawner.poll() == 1
+    assert session_of(spawner).query(orm.APIToken).count() == 0
+
+
 async def test_a_launch_that_fails(spawner: Any, stand_in: StandIn) -> None:
     starting = asyncio.create_task(spawner.start())
     view = (await until(lambda: list(stand_in.launches.values())))[0]
