@@ -105,6 +105,8 @@ class GatewaySpawner(BatchSpawnerBase):
         """Return what a restarted hub needs to find the launch and its edge."""
         state: dict[str, Any] = super().get_state()
         if self.launch_id:
+            # A kept token whose row was deleted meanwhile has got another row by now.
+            self.token_id = find_token_id(self) or self.token_id
             state |= {
                 "launch_id": self.launch_id,
                 "edge_ip": self.edge_ip,

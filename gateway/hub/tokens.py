@@ -16,7 +16,8 @@ def session_of(spawner: Any) -> Any:
 
 def find_token_id(spawner: Any) -> str:
     """Return the public id (``a12``) of the row of the spawner's token; empty without one."""
-    row = orm.APIToken.find(session_of(spawner), spawner.api_token)
+    token = spawner.api_token  # empty after a restart of the hub
+    row = orm.APIToken.find(session_of(spawner), token) if token else None
     return str(row.api_id) if row is not None else ""
 
 

@@ -248,6 +248,26 @@ async def test_adopting_a_started_server_keeps_its_token(spawner: Any, stand_in:
     assert orm.APIToken.find(session, old) is not None
 
 
+async def test_a_token_that_got_another_row_is_revoked_too(spawner: Any, stand_in: StandIn) -> None:
+    starting = asyncio.create_task(spawner.start())
+    view = (await until(lambda: list(stand_in.launches.values())))[0]
+    stand_in.make_ready(view.id)
+    await starting
+    session, token = session_of(spawner), spawner.api_token
+    session.delete(orm.APIToken.find(session, token))
+    user = spawner.user.orm_user
+    user.new_api_token(note="another, whose row has the number of the old one")
+    user.new_api_token(token, generated=False, note="retrieved from spawner ")
+    state = spawner.get_state()
+    spawner.api_token = ""
+    spawner.clear_state()
+    spawner.load_state(state)
+    stand_in.end(view.id, EndReason.WALLTIME)
+    assert await spawner.poll() == 1
+    assert orm.APIToken.find(session, token) is None
+    assert session.query(orm.APIToken).count() == 1
+
+
 async def test_stop_returns_while_the_launch_is_ending(
     spawner: Any, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
