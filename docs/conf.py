@@ -17,6 +17,8 @@ source_suffix = {".md": "markdown"}
 nitpicky = True
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["landfall.css"]
 html_title = f"Landfall {release}"
 html_show_sphinx = False
 html_copy_source = False
