@@ -32,6 +32,7 @@ from gateway.rendering.job_log import parse_job_log
 from gateway.rendering.renderer import Renderer, shipped_template_directory
 from gateway.schedulers.base import Scheduler
 from gateway.schedulers.monitor import JobMonitor
+from gateway.schedulers.pbs.adapter import PbsScheduler
 from gateway.schedulers.slurm.adapter import SlurmScheduler
 from gateway.settings import Settings
 from gateway.signer.client import SignerClient
@@ -162,7 +163,9 @@ def build_scheduler(
     match profile.scheduler.kind:
         case "slurm":
             return SlurmScheduler(transport, profile, observer, on_unheard_of=on_unheard_of)
-        case "pbs" | "gridengine" as kind:
+        case "pbs":
+            return PbsScheduler(transport, profile, observer, on_unheard_of=on_unheard_of)
+        case "gridengine" as kind:
             raise ConfigurationError(
                 text("There is no adapter for the scheduler {kind}.", kind=kind),
                 reason="scheduler_kind",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,10 +37,9 @@ from gateway.schedulers.slurm.states import (
     build_missing,
     build_status,
 )
+from gateway.schedulers.unheard_of import UnheardOf
 from gateway.transport.base import Actor, CommandResult, Transport
 from gateway.values.jobs import JobId, JobRequest, JobScript, JobState, JobStatus
-
-log = logging.getLogger(__name__)
 
 # A thousand nodes in two partitions are some 3 MiB.
 NODES_LIMIT: Final = 64 * 1024 * 1024
@@ -68,8 +66,7 @@ class SlurmScheduler:
         self._accounting = profile.scheduler.accounting
         self._timeout = profile.scheduler.command_timeout
         self._commands = SlurmCommands(profile.scheduler.bin_directory)
-        self._on_unheard_of = on_unheard_of
-        self._unheard_of: set[str] = set()
+        self._meet_unheard_of = UnheardOf(on_unheard_of)
         self._cluster_name: str | None = None
 
     async def submit(self, actor: Actor, request: JobRequest, script: JobScript) -> JobId:
@@ -228,13 +225,6 @@ class SlurmScheduler:
         if result.exit_status != 0:
             raise explain_failure(result, command_name(argv))
         return result.text
-
-    def _meet_unheard_of(self, native: str) -> None:
-        if native not in self._unheard_of:
-            self._unheard_of.add(native)
-            log.warning("job state %s is not known; it is taken for unknown", native)
-        if self._on_unheard_of is not None:
-            self._on_unheard_of(native)
 
 
 def _may_use(
