@@ -47,13 +47,11 @@ class Patience:
 async def _listen(kernel: Kernel) -> list[aiohttp.WSMessage]:
     """Frames that came in the time; returns early when the websocket ended."""
     seen: list[aiohttp.WSMessage] = []
-    end = time.monotonic() + IDLE_SECONDS
-    while (left := end - time.monotonic()) > 0:
-        try:
-            frame = await kernel._socket.receive(timeout=left)
-        except TimeoutError:
-            break
-        seen.append(frame)
-        if frame.type is not aiohttp.WSMsgType.TEXT:
-            break
+    try:
+        # Not receive()'s own timeout: each ping starts that anew.
+        async with asyncio.timeout(IDLE_SECONDS):
+            while not seen or seen[-1].type is aiohttp.WSMsgType.TEXT:
+                seen.append(await kernel._socket.receive())
+    except TimeoutError:
+        pass
     return seen
