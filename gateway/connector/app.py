@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import struct
@@ -31,6 +32,10 @@ logger = logging.getLogger("gateway.connector")
 
 BODY_LIMIT: Final = 256 * 1024
 SHUTDOWN_SECONDS: Final = 2.0
+LAUNCHES_LIMIT: Final = 500
+"""Launches in one answer at most; each may hold the end of its job's log."""
+
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 _PEER: Final = struct.Struct("3i")
 _SERVICE: Final = web.AppKey("service", ConnectorService)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -215,13 +220,16 @@ async def _ensure(request: web.Request) -> web.Response:
 
 async def _find(request: web.Request) -> web.Response:
     query = request.query
-    if unknown := query.keys() - {"user", "server", "live"}:
+    if unknown := query.keys() - {"user", "server", "live", "limit"}:
         raise web.HTTPBadRequest(reason=f"unknown query {sorted(unknown)[0][:40]!r}")
     live = {None: None, "true": True, "false": False}.get(query.get("live"), ...)
     if live is ...:
         raise web.HTTPBadRequest(reason="live must be true or false")
+    limit = query.get("limit", str(LAUNCHES_LIMIT))
+    if not _NUMBER.fullmatch(limit) or int(limit) > LAUNCHES_LIMIT:
+        raise web.HTTPBadRequest(reason=f"limit must be a number from 1 to {LAUNCHES_LIMIT}")
     views = await request.app[_SERVICE].find(
-        user=query.get("user"), server=query.get("server"), live=live
+        user=query.get("user"), server=query.get("server"), live=live, limit=int(limit)
     )
     return _answer_list(views)
 

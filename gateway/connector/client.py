@@ -75,7 +75,12 @@ class ConnectorClient:
         return _parse(EnsureAnswer, await self._post("/servers", request))
 
     async def launches(
-        self, *, user: str | None = None, server: str | None = None, live: bool | None = None
+        self,
+        *,
+        user: str | None = None,
+        server: str | None = None,
+        live: bool | None = None,
+        limit: int | None = None,
     ) -> list[LaunchView]:
         """``GET /launches``, newest first; ``server=""`` is the default server."""
         query = {
@@ -84,6 +89,7 @@ class ConnectorClient:
                 ("user", user),
                 ("server", server),
                 ("live", None if live is None else str(live).lower()),
+                ("limit", None if limit is None else str(limit)),
             )
             if value is not None
         }

@@ -8,8 +8,8 @@ The routes; errors are ``{"error": {"kind", "reason", "message": {"en", "fr"}, "
 ======  =====================================  =======================================
 GET     /health                                Health
 POST    /servers                               EnsureRequest -> EnsureAnswer
-GET     /launches?user=&server=&live=          list of LaunchView, newest first; ``server=`` absent
-                                               means any, empty the default one
+GET     /launches?user=&server=&live=&limit=   list of LaunchView, newest first; ``server=`` absent
+                                               means any, empty the default one; at most 500
 GET     /launches/{id}                         LaunchView
 GET     /launches/{id}/events                  LaunchView as JSON lines, one a change, at least
                                                one every 15 s; ends with an ended launch

@@ -145,10 +145,10 @@ class ConnectorService:
         )
 
     async def find(
-        self, *, user: str | None, server: str | None, live: bool | None
+        self, *, user: str | None, server: str | None, live: bool | None, limit: int
     ) -> list[LaunchView]:
         """Launches, newest first."""
-        found = await self._registry.find(hub_user=user, server_name=server, live=live)
+        found = await self._registry.find(hub_user=user, server_name=server, live=live, limit=limit)
         return [self._view(snapshot) for snapshot in found]
 
     async def fetch(self, launch_id: str) -> LaunchView:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from jupyterhub.handlers.pages import HomeHandler
 from jupyterhub.slugs import is_valid_safe_slug
@@ -17,6 +17,9 @@ from gateway.hub.launch_status import STATES
 from gateway.hub.pages import GatewayPage
 from gateway.hub.stopping import remove_server
 from gateway.launch.states import LaunchState
+
+# Of somebody who has started hundreds of servers only the newest are asked for.
+_SHOWN: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class HomePage(GatewayPage, HomeHandler):
         user = self.current_user
         newest: dict[str, LaunchView] = {}
         try:
-            for view in await user.spawner.client.launches(user=user.name):
+            for view in await user.spawner.client.launches(user=user.name, limit=_SHOWN):
                 newest.setdefault(view.server_name, view)
         except GatewayError as error:
             message = message or self.render_words(error.user_message)

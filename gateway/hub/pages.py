@@ -105,7 +105,7 @@ async def fetch_newest(client: ConnectorClient, user: str, server_name: str) -> 
 
     :raises GatewayError: when it cannot be asked.
     """
-    launches = await client.launches(user=user, server=server_name)
+    launches = await client.launches(user=user, server=server_name, limit=1)
     return launches[0] if launches else None
 
 

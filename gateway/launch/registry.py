@@ -144,9 +144,12 @@ class LaunchRegistry:
         hub_user: str | None = None,
         server_name: str | None = None,
         live: bool | None = None,
+        limit: int = 500,
     ) -> list[Snapshot]:
-        """Launches, newest first; ``None`` means any."""
-        records = await self._store.find(hub_user=hub_user, server_name=server_name, live=live)
+        """At most ``limit`` launches, newest first; ``None`` means any."""
+        records = await self._store.find(
+            hub_user=hub_user, server_name=server_name, live=live, limit=limit
+        )
         return [self._join(record) for record in records]
 
     async def watch(self, launch_id: str, *, repeat_after: float) -> AsyncGenerator[Snapshot, None]:

@@ -116,6 +116,8 @@ async def test_launches(door: Door) -> None:
     assert [v.id for v in await door.client.launches(server="gpu")] == [named.launch.id]
     assert await door.client.launches(user="alice", live=False) == []
     assert len(await door.client.launches(user="alice", live=True)) == 2
+    newest = (await door.client.launches())[0]
+    assert [v.id for v in await door.client.launches(limit=1)] == [newest.id]
 
 
 async def test_view_tells_why_a_job_waits(door: Door) -> None:
@@ -329,6 +331,8 @@ async def test_unknown_launch(
         ("POST", "/servers", " " * (BODY_LIMIT + 1), 413),
         ("GET", "/launches?live=perhaps", None, 400),
         ("GET", "/launches?users=alice", None, 400),
+        ("GET", "/launches?limit=0", None, 400),
+        ("GET", "/launches?limit=501", None, 400),
         ("GET", "/launches/none", None, 404),
     ],
 )
