@@ -216,11 +216,8 @@ class Trial:
         try:
             connection = await self._subject.pool.node(self._actor.name, node)
         except GatewayError as error:
-            return fail(
-                error.user_message,
-                *explain_node(self._subject, self._actor, node, error),
-                detail=error.detail,
-            )
+            remedies = explain_node(self._subject, self._actor, node, error)
+            return await self._explain_closed_door(error, remedies)
         await close_connection(connection)
         return ok(text("{node} admits {user} while the job runs", node=node, user=self._actor.name))
 
@@ -234,7 +231,7 @@ class Trial:
                 status = await self._fetch_status()
                 return await self._explain_early_end(status, otherwise=error)
             except GatewayError as error:
-                return fail(error.user_message, *explain_tunnel(error), detail=error.detail)
+                return await self._explain_closed_door(error, explain_tunnel(error))
             try:
                 return await self._use(tunnel, hub)
             finally:
@@ -294,6 +291,15 @@ class Trial:
                 command=told.command,
             )
         )
+
+    async def _explain_closed_door(
+        self, error: GatewayError, remedies: tuple[Text, ...]
+    ) -> Finding:
+        """A node shuts out users whose job has ended: then the job is what failed."""
+        status = await self._fetch_status()
+        if status.state in (*_GONE, JobState.ENDING):
+            return await self._explain_early_end(status)
+        return fail(error.user_message, *remedies, detail=error.detail)
 
     async def _explain_early_end(
         self, status: JobStatus, *, otherwise: GatewayError | None = None
