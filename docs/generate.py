@@ -168,9 +168,9 @@ def _show_default(field: FieldInfo) -> str:
         return f"`{_show_duration(value)}`"
     if isinstance(value, (tuple, frozenset)):
         return f"`[{', '.join(map(str, value))}]`"
-    if value is None:
+    if value in (None, ""):
         return "none"
-    return f"`{json.dumps(value)}`"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def _show_duration(value: timedelta) -> str:
