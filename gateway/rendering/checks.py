@@ -15,7 +15,10 @@ _TRACE: Final = re.compile(
     r"(?:^|[;&|]|\bthen|\bdo)\s*set\s+(?:-[a-zA-Z]*x|(?:-[a-zA-Z]+\s+)*-o\s+xtrace)"
 )
 _DIRECTIVE: Final = re.compile(r"\s*#\s*(SBATCH|PBS|\$)(?=\s)")
-_EXPORT: Final = re.compile(r"\s*#SBATCH\s.*--(?:export|get-user-env)\b")
+# What -v of PBS and Grid Engine holds can be read by every user of the cluster.
+_EXPORT: Final = re.compile(
+    r"\s*#(?:SBATCH\s.*--(?:export|get-user-env)\b|(?:PBS|\$)\s(?:.*\s)?-[vV])"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +57,7 @@ def _check_line(line: str, commands: bool) -> list[str]:
     if commands and _DIRECTIVE.match(line):
         faults.append("a directive after the first command is ignored; move it up")
     if _EXPORT.match(line):
-        faults.append("the environment of the job is the gateway's business; remove --export")
+        faults.append(
+            "the environment of the job is the gateway's business; remove --export, -v or -V"
+        )
     return faults

@@ -17,7 +17,8 @@ import pytest
 from gateway.rendering.renderer import Renderer
 from tests.unit.rendering.samples import build_profile, build_request
 
-GOLDEN = Path(__file__).parent / "slurm"
+GOLDEN = Path(__file__).parent
+KINDS = ("slurm", "pbs")
 
 HOSTILE = 'it\'s "$(id)" `id` ${HOME} ; & | * ? ~ \\ é'
 
@@ -44,34 +45,38 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def render(case: str) -> str:
+def render(kind: str, case: str) -> str:
     environment, request = CASES[case]
-    return Renderer([]).render(build_profile(**environment), build_request(**request)).text
+    profile = build_profile(template=f"{kind}/notebook.sh.j2", **environment)
+    return Renderer([]).render(profile, build_request(**request)).text
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES)
-def test_rendered_script_is_the_golden_one(case: str) -> None:
-    path = GOLDEN / f"{case}.sh"
-    rendered = render(case)
+def test_rendered_script_is_the_golden_one(kind: str, case: str) -> None:
+    path = GOLDEN / kind / f"{case}.sh"
+    rendered = render(kind, case)
     if os.environ.get("GOLDEN_UPDATE"):
         path.write_text(rendered)
     assert rendered == path.read_text()
 
 
 def test_every_golden_file_has_its_case() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.sh")} == set(CASES)
+    files = {f"{path.parent.name}/{path.stem}" for path in GOLDEN.glob("*/*.sh")}
+    assert files == {f"{kind}/{case}" for kind in KINDS for case in CASES}
 
 
 @pytest.mark.skipif(
     shutil.which("shellcheck") is None and not os.environ.get("CI"),
     reason="shellcheck is not installed",
 )
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES)
-def test_shellcheck_has_nothing_to_say(case: str) -> None:
+def test_shellcheck_has_nothing_to_say(kind: str, case: str) -> None:
     # SC1091: the set-up file is the site's. SC2016: that "$" does not expand is what is wanted.
     done = subprocess.run(
         ["shellcheck", "--shell=bash", "--exclude=SC1091,SC2016", "-"],
-        input=render(case),
+        input=render(kind, case),
         capture_output=True,
         text=True,
         check=False,

@@ -30,6 +30,8 @@ def test_a_good_script_has_no_faults() -> None:
         ("#!/bin/sh\nset -o xtrace\n", 2, "set -x"),
         ("#!/bin/sh\ntrue; set -x\n", 2, "set -x"),
         ("#!/bin/sh\n#SBATCH --export=ALL\n", 2, "--export"),
+        ("#!/bin/sh\n#PBS -l ncpus=1 -v A=b\n", 2, "-v"),
+        ("#!/bin/sh\n#$ -V\n", 2, "-V"),
         ("#!/bin/sh\n#" + "x" * 70000, 1, "64 KiB"),
     ],
 )
