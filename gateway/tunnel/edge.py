@@ -23,7 +23,9 @@ OPEN_TIMEOUT: Final = 10.0
 LINGER_TIMEOUT: Final = 30.0
 """Seconds a client may keep its half open once the server has finished."""
 ANSWERS_LIMIT: Final = 64
-PIPES_LIMIT: Final = 512
+PIPES_LIMIT: Final = 128
+"""At once, for one server. A client that asks and does not read lets each hold some 2 MiB here, in
+the process that carries everybody's."""
 
 
 class Edge:
@@ -48,6 +50,7 @@ class Edge:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pipes: set[asyncio.Task[None]] = set()
+        self._opening = 0
         self._answering = 0
 
     @property
@@ -117,13 +120,18 @@ class Edge:
             writer.transport.abort()
 
     async def _open_far(self, tunnel: Tunnel | None) -> tuple[ByteReader, ByteWriter] | None:
-        if tunnel is None or tunnel.phase.phase != "listening" or self.active >= PIPES_LIMIT:
+        if tunnel is None or tunnel.phase.phase != "listening":
             return None
+        if self.active + self._opening >= PIPES_LIMIT:
+            return None
+        self._opening += 1
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 return await tunnel.open_stream()
         except (GatewayError, TimeoutError):
             return None
+        finally:
+            self._opening -= 1
 
     async def _pipe_both(
         self,

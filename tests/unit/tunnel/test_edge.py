@@ -214,6 +214,26 @@ async def test_held_answers_are_bounded(edge: Edge) -> None:
         writer.close()
 
 
+async def test_pipes_are_bounded_while_they_open_too(
+    edge: Edge, notebook: OpenNotebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_module, "PIPES_LIMIT", 3)
+    tunnel = await notebook(echo)
+    open_stream = tunnel.open_stream
+
+    async def open_slowly() -> tuple[ByteReader, ByteWriter]:
+        await asyncio.sleep(0.2)
+        return await open_stream()
+
+    monkeypatch.setattr(tunnel, "open_stream", open_slowly)
+    edge.connect(tunnel)
+    held = [await connect(edge) for _ in range(8)]
+    await asyncio.sleep(0.4)
+    assert (edge.connections, len(tunnel.opened)) == (3, 3)
+    for _, writer in held:
+        writer.close()
+
+
 async def test_taken_address(edge: Edge) -> None:
     with pytest.raises(ClusterUnavailable) as caught:
         await Edge(edge.address, base_url="/", launch_page="/").open()
