@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -362,8 +363,8 @@ class LaunchStore:
             taken = await connection.execute(
                 select(edge_addresses.c.ip).where(edge_addresses.c.ip == ip)
             )
-            if taken.one_or_none() is None:
-                port = random.choice(EDGE_PORTS)  # noqa: S311
+            port = random.choice(EDGE_PORTS)  # noqa: S311
+            if taken.one_or_none() is None and _can_listen(ip, port):
                 await connection.execute(
                     insert(edge_addresses).values(ip=ip, port=port, launch_id=launch_id)
                 )
@@ -377,6 +378,17 @@ class LaunchStore:
             .where(edge_addresses.c.launch_id == launch_id)
             .values(released_at=self.now())
         )
+
+
+def _can_listen(ip: str, port: int) -> bool:
+    # A process that listens on all addresses of this host takes its port on ours too.
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ip, port))
+        except OSError:
+            return False
+    return True
 
 
 def _values(states: frozenset[LaunchState]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import sqlite3
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ConfigurationError
+from gateway.launch import store as store_module
 from gateway.launch.database import Database, DatabaseFailed
 from gateway.launch.secrets import SecretBox
 from gateway.launch.states import (
@@ -29,6 +31,21 @@ from gateway.values.jobs import JobId
 from tests.launch_bench import build_launch, build_start, open_store
 
 WORDS = text("Something happens.")
+
+
+async def test_edge_keeps_away_from_ports_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as listening:
+        listening.bind(("0.0.0.0", 0))
+        listening.listen()
+        taken = listening.getsockname()[1]
+        monkeypatch.setattr(store_module, "EDGE_PORTS", (taken, 20999))
+        store = await open_store(tmp_path)
+        for number in range(8):
+            ensured = await store.ensure(build_launch(server=f"s{number}"), build_start(), WORDS)
+            assert ensured.record.edge.port == 20999
+        await store.close()
 
 
 async def test_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
