@@ -65,6 +65,17 @@ def test_every_state_of_a_launch_is_described() -> None:
     assert not [state for state in LaunchState if f"`{state}`" not in page]
 
 
+def test_links_lead_somewhere() -> None:
+    broken = []
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "tests").rglob("README.md")]
+    for page in (page for page in pages if "_build" not in page.parts):
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert len(pages) > 30
+    assert not broken
+
+
 def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
     yield path, command
     if isinstance(command, click.Group):
