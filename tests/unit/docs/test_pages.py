@@ -66,12 +66,18 @@ def test_every_state_of_a_launch_is_described() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    broken = []
     pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "tests").rglob("README.md")]
-    for page in (page for page in pages if "_build" not in page.parts):
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
-            if "://" not in target and not (page.parent / target).exists():
-                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    links = [
+        (page, target)
+        for page in pages
+        if "_build" not in page.parts
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    ]
+    broken = [
+        (page, target)
+        for page, target in links
+        if "://" not in target and not (page.parent / target).exists()
+    ]
     assert len(pages) > 30
     assert not broken
 
