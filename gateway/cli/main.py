@@ -8,15 +8,17 @@ from importlib import import_module
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from gateway import __version__
 
-_MODULES: Final = {
-    "up": "up",
-    "connector": "services",
-    "signer": "services",
-    "launches": "launches",
-    "doctor": "doctor",
+# Name: module, and the help's first words, so that a list of commands imports none of them.
+_COMMANDS: Final = {
+    "up": ("up", "Run everything on this machine"),
+    "connector": ("services", "Run the connector: launches, the job monitor, the tunnels."),
+    "signer": ("services", "Run the signer: the SSH user-certificate authority"),
+    "launches": ("launches", "List, show and cancel launches."),
+    "doctor": ("doctor", "Try every station of the way to CLUSTER"),
 }
 EPILOG: Final = """\b
 Completion of commands and options in the shell:
@@ -29,18 +31,16 @@ Completion of commands and options in the shell:
 class _Commands(MutableMapping[str, click.Command]):
     """The commands by name, imported one by one."""
 
-    def __init__(self) -> None:
-        self._modules = dict(_MODULES)
-
     def __getitem__(self, name: str) -> click.Command:
-        command: click.Command = getattr(import_module(f"gateway.cli.{self._modules[name]}"), name)
+        module, _ = _COMMANDS[name]
+        command: click.Command = getattr(import_module(f"gateway.cli.{module}"), name)
         return command
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
+        return iter(_COMMANDS)
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(_COMMANDS)
 
     def __setitem__(self, name: str, command: click.Command) -> None:
         raise TypeError("commands are listed above")
@@ -54,7 +54,18 @@ class Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order in which a new site meets them."""
-        return list(self.commands)
+        return list(_COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List them with the first words of their help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in _COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name, or an option of the group."""
+        names = [name for name in _COMMANDS if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=_COMMANDS[name][1]) for name in names]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; see the class."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli.main import _COMMANDS, main
+
 from .site import Site, write
 from .test_doctor import replace_program
 
@@ -63,6 +65,14 @@ async def test_the_help_tells_of_completion() -> None:
     status, out, _ = await run("--help")
     assert status == 0
     assert 'eval "$(_GATEWAY_COMPLETE=bash_source gateway)"' in out
+
+
+def test_the_list_of_commands_is_true() -> None:
+    for name, (_, words) in _COMMANDS.items():
+        command = main.commands[name]
+        assert command.name == name
+        assert command.help is not None
+        assert command.help.startswith(words)
 
 
 async def test_completion() -> None:
