@@ -188,7 +188,7 @@ class Kernel:
                 "content": content,
                 "channel": "shell",
                 "buffers": [],
-            }  # fmt: skip
+            }
         )
         printed = ""
         while True:
