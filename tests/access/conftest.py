@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -20,6 +20,7 @@ from tests.web import Kernel
 
 ALICE = 6001
 RUNNING = pytest.StashKey[Gateway]()
+Reporting = Generator[None, pytest.TestReport, pytest.TestReport]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -108,7 +109,7 @@ async def _tell(kernel: Kernel, expression: str) -> str:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Reporting:
     report = yield
     gateway = item.config.stash.get(RUNNING, None)
     if report.failed and gateway is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -19,6 +19,7 @@ from .site import PASSWORD, USERS
 from .visitor import Visitor
 
 SUITE_KEY = pytest.StashKey[Gateway]()
+Reporting = Generator[None, pytest.TestReport, pytest.TestReport]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,7 +103,7 @@ async def patience(gateway: Gateway) -> AsyncIterator[Patience]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Reporting:
     report = yield
     gateway = item.config.stash.get(SUITE_KEY, None)
     if report.failed and gateway is not None:

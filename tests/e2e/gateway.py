@@ -59,6 +59,7 @@ class Gateway:
         self._services: dict[str, Service] = {}
         self._running: dict[str, Running] = {}
         self._last_words = ""
+        self._homes = self._list_homes()
 
     async def __aenter__(self) -> Self:
         try:
@@ -86,6 +87,8 @@ class Gateway:
         if keep and self.directory.exists():
             shutil.copytree(self.directory / "state" / "logs", keep, dirs_exist_ok=True)
         self._last_words = self.read_logs()
+        for path in self._list_homes() - self._homes:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # Processes
@@ -203,6 +206,10 @@ class Gateway:
         # build_services made the log directory and the proxy's token, as root.
         for path in (directory / "state").rglob("*"):
             os.chown(path, GATEWAY.uid, GATEWAY.uid)
+
+    def _list_homes(self) -> set[Path]:
+        """What lies in people's homes: sessions leave their settings there."""
+        return {entry for home in self.bed.home.iterdir() for entry in home.iterdir()}
 
     # What they said
 

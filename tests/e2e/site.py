@@ -5,45 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 CLUSTER = "testbed"
+EXAMPLE = Path(__file__).parents[2] / "cluster_profiles" / "testbed.yml"
+DIES = "echo 'the licence server is away' >&2; exit 3"
 PASSWORD = "three small boats"
 USERS = ("alice", "bob", "carol")
 
 
-def build_profile(known_hosts: Path, python: Path) -> dict[str, Any]:
-    """The cluster profile; ``python`` is the interpreter of jobs, with jupyterlab beside it."""
-    server = str(python.with_name("jupyterhub-singleuser"))
+def build_profile(known_hosts: Path, python: Path) -> Any:
+    """The shipped example, with two environments that fail.
 
-    def environment(title: str, **more: Any) -> dict[str, Any]:
+    ``python`` is the interpreter of jobs, with jupyterlab beside it.
+    """
+    programs = str(python.parent)
+    profile = YAML(typ="rt", pure=True).load(
+        EXAMPLE.read_text().replace("/opt/jupyter/bin", programs)
+    )
+    profile["login"]["known_hosts"] = str(known_hosts)
+    server = f"{programs}/jupyterhub-singleuser"
+    for name, words, more in (
+        ("broken", "A module that is not there", {"modules": ["anaconda/2019.10"]}),
+        ("dies", "Ends at once", {"command": ["/bin/sh", "-c", DIES]}),
+    ):
         base = {"command": [server], "agent_python": str(python)}
-        return {"title": {"en": title, "fr": title}, **base, **more}
-
-    def partition(walltime: str, default: str, cores: int, **more: Any) -> dict[str, Any]:
-        limits = {"max_walltime": walltime, "default_walltime": default}
-        return {**limits, "max_cores": cores, "max_memory": "16G", **more}
-
-    return {
-        "name": CLUSTER,
-        "title": {"en": "Test bed", "fr": "Banc d'essai"},
-        "scheduler": {"kind": "slurm"},
-        "login": {"hosts": [{"host": "login"}], "known_hosts": str(known_hosts)},
-        "roles": {"observer": {"name": "observer"}, "tunnel": {"name": "tunnel"}},
-        "partitions": {
-            "interactive": partition("8h", "1h", 8),
-            "small": partition("2h", "30m", 8),
-            "gpu": partition("4h", "1h", 8, max_gpus=2),
-            "long": partition("7d", "12h", 8),
-        },
-        "environments": {
-            "jupyter": environment("JupyterLab"),
-            "jupyter-module": environment("JupyterLab with modules", modules=["gcc/12.3"]),
-            "broken": environment("A module that is not there", modules=["anaconda/2019.10"]),
-            "dies": environment(
-                "Ends at once",
-                command=["/bin/sh", "-c", "echo 'the licence server is away' >&2; exit 3"],
-            ),
-        },
-    }
+        profile["environments"][name] = {"title": {"en": words, "fr": words}, **base, **more}
+    return profile
 
 
 def build_people() -> dict[str, Any]:
