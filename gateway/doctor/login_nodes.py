@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncssh
 
 from gateway.doctor.findings import Finding, fail, ok, skipped
@@ -56,7 +58,7 @@ async def _knock(subject: Subject, host: LoginHost) -> GatewayError | None:
             where,
             user=subject.observer.name,
             keys=[],
-            known_hosts=load_known_hosts(profile.login.known_hosts),
+            known_hosts=await asyncio.to_thread(load_known_hosts, profile.login.known_hosts),
             timeout=profile.login.connect_timeout.total_seconds(),
             alias=profile.login.host_key_alias,
         )

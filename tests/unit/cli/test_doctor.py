@@ -11,6 +11,7 @@ import asyncssh
 import pytest
 
 from gateway.doctor.findings import Outcome, Result
+from gateway.doctor.scheduling import judge_version
 from gateway.doctor.subject import Subject
 from gateway.errors import GatewayError
 from gateway.profiles.models import LoginHost
@@ -289,6 +290,47 @@ async def block(site: Site, partition: str) -> list[str]:
         assert process.returncode == 0, err
         ids.append(out.decode().strip())
     return ids
+
+
+async def test_one_of_two_login_hosts_is_away(site: Site) -> None:
+    with site.changed_profile() as (document, save):
+        document["login"]["hosts"].append({"host": site.cluster.login_address, "port": 9})
+        save()
+        status, results = await site.visit("alice")
+    assert status == 1
+    assert outcomes(results, Outcome.FAIL) == {f"host:{site.cluster.login_address}:9"}
+    assert "Check the port in login.hosts" in said(results[f"host:{site.cluster.login_address}:9"])
+    assert outcomes(results, Outcome.SKIPPED) == set()
+    assert site.leftovers() == []
+
+
+async def test_without_a_tunnel_account_users_forward(site: Site) -> None:
+    with site.changed_profile() as (document, save):
+        del document["roles"]["tunnel"]
+        save()
+        status, alone = await site.visit()
+        assert status == 0
+        assert "--user NAME" in said(alone["forwarding"])
+        status, results = await site.visit("alice")
+    assert status == 0
+    assert "alice reaches the sshd" in said(results["forwarding"])
+    assert results["tunnel"].finding.outcome is Outcome.OK
+
+
+@pytest.mark.parametrize(
+    ("version", "outcome"),
+    [
+        ("slurm 22.05.8", Outcome.OK),
+        ("slurm-wlm 26.05.3", Outcome.OK),
+        ("slurm 21.08.8-2", Outcome.FAIL),
+        ("slurm 26.11.0", Outcome.WARN),
+        ("slurm of tomorrow", Outcome.WARN),
+    ],
+)
+def test_versions(version: str, outcome: Outcome) -> None:
+    finding = judge_version(version)
+    assert finding.outcome is outcome
+    assert version in finding.words.render()
 
 
 async def test_known_hosts_is_missing(site: Site) -> None:
