@@ -31,6 +31,7 @@ from gateway.remote.bundle import build_agent
 from gateway.rendering.job_log import parse_job_log
 from gateway.rendering.renderer import Renderer, shipped_template_directory
 from gateway.schedulers.base import Scheduler
+from gateway.schedulers.gridengine.adapter import GridEngineScheduler
 from gateway.schedulers.monitor import JobMonitor
 from gateway.schedulers.pbs.adapter import PbsScheduler
 from gateway.schedulers.slurm.adapter import SlurmScheduler
@@ -165,11 +166,8 @@ def build_scheduler(
             return SlurmScheduler(transport, profile, observer, on_unheard_of=on_unheard_of)
         case "pbs":
             return PbsScheduler(transport, profile, observer, on_unheard_of=on_unheard_of)
-        case "gridengine" as kind:
-            raise ConfigurationError(
-                text("There is no adapter for the scheduler {kind}.", kind=kind),
-                reason="scheduler_kind",
-            )
+        case "gridengine":
+            return GridEngineScheduler(transport, profile, observer, on_unheard_of=on_unheard_of)
 
 
 def _count_connections(pool: SshPool, role: Role) -> float:

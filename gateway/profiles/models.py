@@ -80,12 +80,20 @@ class GridEngineSchedulerProfile(_SchedulerProfile):
     parallel_environment: Name = Field(
         description="parallel environment on one node, for jobs of more than one core"
     )
-    memory_complex: Resource = Field(
-        default="h_vmem", description="complex that limits memory, per slot"
+    memory_complex: Resource = Field(default="h_vmem", description="complex that limits memory")
+    memory_per: Literal["slot", "job"] = Field(
+        default="slot", description="what the memory complex counts for; slot: consumable YES"
     )
     gpu_complex: Resource | None = Field(
-        default=None, description="complex that counts GPUs, per slot; null where there are none"
+        default=None, description="complex that counts GPUs; null where there are none"
     )
+    gpu_per: Literal["slot", "job"] = Field(
+        default="job", description="what the GPU complex counts for; job: consumable JOB"
+    )
+    root: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]{0,200}$")] | None = Field(
+        default=None, description="SGE_ROOT, when the accounts on the login node do not have it set"
+    )
+    cell: Name = Field(default="default", description="SGE_CELL, used together with root")
 
 
 SCHEDULER_KINDS: Final = ("slurm", "pbs", "gridengine")

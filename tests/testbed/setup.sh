@@ -7,6 +7,7 @@ packages='
 slurm-wlm slurmdbd slurm-wlm-mysql-plugin munge mariadb-server
 lmod openssh-server openssh-client
 nftables iproute2 util-linux procps sudo
+gridengine-master gridengine-exec gridengine-client gridengine-common
 shellcheck chromium fonts-liberation
 '
 
@@ -47,6 +48,8 @@ printf '#!/bin/sh\nexit 101\n' >"$policy"
 chmod 755 "$policy"
 
 export DEBIAN_FRONTEND=noninteractive
+# No cell for the whole machine: each bed makes its own.
+echo 'gridengine-common shared/gridengineconfig boolean false' | debconf-set-selections
 # shellcheck disable=SC2086  # a list of words is meant
 install() { apt-get install -y -qq --no-install-recommends $missing; }
 # Stale package lists are the usual cause of a first failure; refreshing them costs a minute.

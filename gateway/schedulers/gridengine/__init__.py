@@ -1,0 +1,1 @@
+"""Grid Engine: commands, parsers and states (pure), and the adapter over them."""
