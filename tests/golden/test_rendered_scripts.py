@@ -18,7 +18,7 @@ from gateway.rendering.renderer import Renderer
 from tests.unit.rendering.samples import build_profile, build_request
 
 GOLDEN = Path(__file__).parent
-KINDS = ("slurm", "pbs")
+KINDS = ("slurm", "pbs", "gridengine")
 
 HOSTILE = 'it\'s "$(id)" `id` ${HOME} ; & | * ? ~ \\ é'
 
