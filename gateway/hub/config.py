@@ -53,9 +53,12 @@ def configure_addresses(c: Any, settings: Settings) -> None:
 def configure_storage(c: Any, settings: Settings) -> None:
     """Database and cookie secret live in the state directory."""
     state = settings.state_directory
-    c.JupyterHub.db_url = f"sqlite:///{state / 'jupyterhub.sqlite'}"
     c.JupyterHub.cookie_secret_file = str(state / "jupyterhub_cookie_secret")
     ensure_secret(state / "jupyterhub_cookie_secret")
+    database = state / "jupyterhub.sqlite"
+    # SQLite would make it readable for everybody; its journals take the mode of the file.
+    database.touch(mode=0o600, exist_ok=True)
+    c.JupyterHub.db_url = f"sqlite:///{database}"
 
 
 def configure_proxy(c: Any, settings: Settings) -> None:
@@ -140,7 +143,10 @@ def configure_culler(c: Any, settings: Settings) -> None:
         services.append(
             {
                 "name": CULLER,
+                # setpriv (util-linux): JupyterHub gives it a session of its own, so it would
+                # outlive a hub that was killed, with a token that is good for nothing.
                 "command": [
+                    *("setpriv", "--pdeathsig", "TERM", "--"),
                     sys.executable,
                     "-m",
                     "jupyterhub_idle_culler",

@@ -57,6 +57,10 @@ class SpawnPage(GatewayPage, SpawnHandler):
         )
         try:
             await self._check(user, spawner, options)
+            if spawner.active:
+                # Another tab, or the second half of a double click, was quicker.
+                self.redirect(self._launch_url_with_next(user, server_name), status=303)
+                return
             await self._wrap_spawn_single_user(
                 user,
                 server_name,

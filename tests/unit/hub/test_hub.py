@@ -57,6 +57,14 @@ async def test_from_the_form_to_the_server(hub: RunningHub) -> None:
     assert hub.stand_in.stops == []
 
 
+async def test_a_double_click_starts_one_server(hub: RunningHub) -> None:
+    alice = await hub.sign_in("alice")
+    await alice.get("/hub/spawn/alice")
+    clicks = await asyncio.gather(*(alice.post("/hub/spawn/alice", FORM) for _ in range(3)))
+    assert [(status, place) for status, place, _ in clicks] == [(200, "/hub/launch/alice")] * 3
+    assert len(hub.stand_in.launches) == 1
+
+
 async def test_stop_and_who_asked(hub: RunningHub) -> None:
     alice = await hub.sign_in("alice")
     view = await start(hub, alice)

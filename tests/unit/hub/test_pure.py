@@ -275,6 +275,7 @@ def test_demo_sign_in_is_for_loopback_only(tmp_path: Path) -> None:
             configure(Config(), build_settings(tmp_path, bind_url=url))
         assert caught.value.reason == "dummy_sign_in"
     configure(Config(), build_settings(tmp_path, bind_url="http://127.0.0.1:8000"))
+    assert (tmp_path / "jupyterhub.sqlite").stat().st_mode & 0o777 == 0o600
     pam = build_settings(tmp_path, bind_url="http://0.0.0.0:8000").model_copy(
         update={"sign_in": PamSignIn(kind="pam")}
     )
