@@ -38,7 +38,7 @@ _SAYS: Final[tuple[tuple[re.Pattern[str], Words], ...]] = tuple(
             text("Your group or project has reached a limit; it starts when a job of it ends."),
         ),
         (
-            "reached .*(limit|running job)|would exceed",
+            "reached .*limit|limit .*reached|would exceed",
             text("A limit of the cluster is reached; it starts when another job ends."),
         ),
         (
@@ -57,15 +57,18 @@ _SAYS: Final[tuple[tuple[re.Pattern[str], Words], ...]] = tuple(
 )
 
 
-def explain_waiting(state: str, holds: str, comment: str) -> Words:
+def explain_waiting(state: str, holds: str, comment: str, *, depends: bool = False) -> Words:
     """A sentence for the owner of a job that waits; a comment not known here is shown as it is.
 
-    ``holds`` are the letters of ``Hold_Types``.
+    ``holds`` are the letters of ``Hold_Types``; ``depends``: it waits for another job, for which
+    the server holds it.
     """
     if state == "W":
         return text("Its earliest start time has not come yet.")
     if state == "T":
         return text("The job is on its way to its queue.")
+    if state == "H" and depends and holds == "s":
+        return text("Waiting for another job to end.")
     if state == "H":
         return next((words for letter, words in _HELD.items() if letter in holds), _HELD["s"])
     reason = comment.removeprefix("Not Running:").strip()

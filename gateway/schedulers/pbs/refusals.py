@@ -40,7 +40,7 @@ _REFUSED: Final = _USAGE | {
 }
 _NO_ANSWER: Final = re.compile(
     r"cannot connect|couldn't connect|connection (?:refused|reset|timed out)|timed out|time-?out"
-    r"|end of file|protocol|broken pipe|no route|unknown host|pbs_iff|no such file or directory"
+    r"|end of file|protocol|broken pipe|no route|unknown host|pbs_iff"
     r"|pbsconf error|server shutting down|busy|try again|no permission to connect",
     re.IGNORECASE,
 )

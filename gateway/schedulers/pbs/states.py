@@ -111,7 +111,8 @@ def _read_owner(attributes: JobAttributes) -> str:
 
 
 def _explain_waiting(native: str, attributes: JobAttributes, comment: str) -> Words:
-    return explain_waiting(native, read_text(attributes.get("Hold_Types")), comment)
+    holds, depends = read_text(attributes.get("Hold_Types")), bool(attributes.get("depend"))
+    return explain_waiting(native, holds, comment, depends=depends)
 
 
 def _read_estimate(attributes: JobAttributes) -> datetime | None:
