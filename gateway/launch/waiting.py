@@ -42,9 +42,10 @@ async def run_until_first(*works: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await cancel_all(*tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
+    # All are looked at, or a second failure would be logged as one that nobody has seen.
+    failures = [error for task in tasks if not task.cancelled() and (error := task.exception())]
+    if failures:
+        raise failures[0]
 
 
 async def cancel_all(*tasks: asyncio.Task[Any]) -> None:
