@@ -57,6 +57,12 @@ class Look:
         # only a question about nothing else tells them apart.
         return absent if answer.jobs else []
 
+    def note(self, fault: ClusterRefused) -> None:
+        """Keep the fault of an answer that was not understood; raise any other."""
+        if fault.reason != "not_understood":
+            raise fault
+        self.fault = fault
+
 
 class JobQueries:
     """The questions of one cluster; remembers which jobs' JSON is broken, and whether the server
@@ -86,12 +92,13 @@ class JobQueries:
         :raises GatewayError: the server did not answer, or no answer was understood.
         """
         look = Look()
-        odd = [job for job in self._odd if job in set(jobs)]
+        wanted = set(jobs)
         plain = [job for job in jobs if job not in self._odd]
         batches = [
             plain[start : start + JOBS_PER_QUESTION]
             for start in range(0, len(plain), JOBS_PER_QUESTION)
         ]
+        broken: list[JobId] = []
         for _ in range(QUESTIONS_PER_LOOK):
             if not batches:
                 break
@@ -99,33 +106,34 @@ class JobQueries:
             try:
                 again = look.take(batch, await self._ask(batch))
             except ClusterRefused as fault:
-                if fault.reason != "not_understood":
-                    raise
-                look.fault = fault
+                look.note(fault)
                 # One job's values break the answer about all: find it.
                 middle = len(batch) // 2
                 batches += [batch[:middle], batch[middle:]] if middle else []
-                odd += [] if middle else batch
+                broken += [] if middle else batch
             else:
                 batches += [again] if again else []
+        odd = [job for job in (*self._odd, *broken) if job in wanted]
         for job in odd[:ODD_PER_LOOK]:
             await self._look_at_odd(job, look)
         if look.fault is not None and not look.understood:
             raise look.fault
+        for job in odd:
+            self._remember(job, look, last=job in odd[:ODD_PER_LOOK])
         return look
 
     async def _look_at_odd(self, job: JobId, look: Look) -> None:
-        self._odd.pop(job, None)
         try:
             look.take([job], await self._ask([job], form="dsv"))
         except ClusterRefused as fault:
-            if fault.reason != "not_understood":
-                raise
-            look.fault = fault
-            return
-        if job in look.found and len(self._odd) < MOST_ODD:
-            # At the end: whoever was asked first comes last the next time.
-            self._odd[job] = None
+            look.note(fault)
+
+    def _remember(self, job: JobId, look: Look, *, last: bool) -> None:
+        if last:
+            # Whoever was asked about this time comes last the next time.
+            self._odd.pop(job, None)
+        if job not in look.gone and len(self._odd) < MOST_ODD:
+            self._odd.setdefault(job)
 
     async def _ask(self, jobs: Sequence[JobId], *, form: JobFormat = "json") -> JobsAnswer:
         history = self.history
