@@ -54,7 +54,7 @@ class Told:
         self.asked.append((actor.name, command))
         self.stdin = stdin
         status, out, err = self._answer(command)
-        if status == 0 and command[0] not in ("qsub", "qdel"):
+        if status == 0 and Path(command[0]).name not in ("qsub", "qdel"):
             out += f"{ANSWERED}\n"
         return CommandResult(tuple(argv), status, out.encode(), err.encode(), 0.01)
 
