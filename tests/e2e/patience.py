@@ -23,7 +23,7 @@ class Patience:
 
     carol: Visitor
     kernel: Kernel
-    silence: asyncio.Task[list[aiohttp.WSMessage]]
+    silence: asyncio.Task[aiohttp.WSMessage]
     began: float
 
     @classmethod
@@ -37,21 +37,23 @@ class Patience:
         silence = asyncio.create_task(_listen(kernel))
         return cls(carol, kernel, silence, time.monotonic())
 
+    async def wait_idle(self) -> None:
+        """Wait until the websocket has been idle for its time; fails when it has ended."""
+        left = self.began + IDLE_SECONDS - time.monotonic()
+        ended, _ = await asyncio.wait([self.silence], timeout=max(left, 0))
+        assert not ended, f"the idle websocket ended: {self.silence.result()}"
+        self.silence.cancel()
+        await asyncio.wait([self.silence])
+
     async def end(self) -> None:
         """Stop both."""
         self.silence.cancel()
-        await asyncio.gather(self.silence, return_exceptions=True)
+        await asyncio.wait([self.silence])
         await self.carol.stop_all()
 
 
-async def _listen(kernel: Kernel) -> list[aiohttp.WSMessage]:
-    """Frames that came in the time; returns early when the websocket ended."""
-    seen: list[aiohttp.WSMessage] = []
-    try:
-        # Not receive()'s own timeout: each ping starts that anew.
-        async with asyncio.timeout(IDLE_SECONDS):
-            while not seen or seen[-1].type is aiohttp.WSMsgType.TEXT:
-                seen.append(await kernel._socket.receive())
-    except TimeoutError:
+async def _listen(kernel: Kernel) -> aiohttp.WSMessage:
+    """Read until the websocket ends: its last frame."""
+    while (frame := await kernel._socket.receive()).type is aiohttp.WSMsgType.TEXT:
         pass
-    return seen
+    return frame
