@@ -29,12 +29,8 @@ _NO_ANSWER: Final = re.compile(
     r"|broken pipe|failed receiving|request for user .* does not match",
     re.IGNORECASE,
 )
-_NO_HOST: Final = re.compile(r"no submit host|neither submit nor admin host|no admin host")
-_NO_CELL: Final = re.compile(
-    r"environment variable SGE_ROOT|SGE_ROOT.* (?:not set|is not)|act_qmaster|bootstrap"
-    r"|cell directory|please set the environment",
-    re.IGNORECASE,
-)
+_NO_HOST: Final = re.compile(r"(?:no|not an?|neither) (?:submit|admin)\b.* host")
+_NO_CELL: Final = re.compile(r"SGE_ROOT|SGE_CELL|act_qmaster|/bootstrap")
 _NO_RECORD: Final = re.compile(
     r"job (?:id|name) \S+ not found|no jobs running since startup|accounting.*No such file"
 )
