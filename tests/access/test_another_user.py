@@ -95,7 +95,7 @@ async def test_the_residue_of_ipykernel_takes_nothing_from_others(scene: Scene) 
     """The one port: a pipe inside the kernel, for output of its child processes.
 
     ipykernel binds it to TCP whatever the transport. It drops what does not begin with 16 random
-    bytes; what it takes goes to iopub, whose messages the server believes only with the HMAC key.
+    bytes that only the kernel's own children know.
     """
     listed = scene.bed.run(scene.job.node, ["ss", "-ltneH"], check=True).stdout.splitlines()
     ports = [line.split()[3].rpartition(":")[2] for line in listed if "uid:6001" in line]
