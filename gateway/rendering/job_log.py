@@ -1,7 +1,7 @@
 """What a job's log says of its failure. Pure and total: the log is the user's own file.
 
 Marker lines ``landfall: error CODE: words`` come from the job template and from the agent
-(``gateway/remote/``); a few raw lines of Slurm, bash and the kernel are known too.
+(``gateway/remote/``); a few raw lines of Slurm, PBS, bash and the kernel are known too.
 """
 
 from __future__ import annotations
@@ -98,9 +98,12 @@ _WORDS: Final[Mapping[str, Text]] = {
     "other": text("The job reported an error: {said}"),
 }
 
-# First match counts. Sources: slurmstepd of 22.05 (src/slurmd/slurmstepd), bash(1), strerror(3).
+# First match counts. Sources: slurmstepd of 22.05 (src/slurmd/slurmstepd), OpenPBS's mom
+# (mom_mach.c), bash(1), strerror(3).
 _RAW: Final = (
     ("walltime", re.compile(r"^slurmstepd: error: \*\*\* .{0,200}DUE TO TIME LIMIT", re.MULTILINE)),
+    ("walltime", re.compile(r"^=>> PBS: job killed: walltime \d", re.MULTILINE)),
+    ("out_of_memory", re.compile(r"^=>> PBS: job killed: p?v?mem \d", re.MULTILINE)),
     (
         "out_of_memory",
         re.compile(
