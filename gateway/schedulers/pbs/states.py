@@ -101,7 +101,8 @@ def build_status(
         started_at=started_at,
         ends_at=_add(started_at, walltime) if state is JobState.RUNNING else None,
         estimated_start=_read_estimate(attributes) if pending else None,
-        restarts=max(0, runs - 1),
+        # The run that goes on is counted; of a job that waits again, every run is over.
+        restarts=max(0, runs if pending else runs - 1),
         end=build_end(attributes) if finished else None,
     )
 

@@ -220,6 +220,12 @@ def test_moments(value: object, moment: datetime | None) -> None:
     assert values.read_moment(value) == moment
 
 
+def test_runs_are_counted() -> None:
+    told = [("Q", None), ("R", 1), ("Q", 1), ("R", 2), ("F", 2)]
+    seen = [build_status(JOB, {"job_state": state, "run_count": n}, never) for state, n in told]
+    assert [status.restarts for status in seen] == [0, 0, 1, 1, 1]
+
+
 def test_amounts() -> None:
     assert values.read_duration("336:00:01") == timedelta(days=14, seconds=1)
     assert values.read_duration("10:00") == timedelta(minutes=10)
