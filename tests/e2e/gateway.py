@@ -13,7 +13,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +23,7 @@ from typing import Any, Self
 
 from ruamel.yaml import YAML
 
+import gateway
 from gateway.cli.processes import Service
 from gateway.cli.up import build_services
 from gateway.settings import Settings, load_settings
@@ -98,7 +101,7 @@ class Gateway:
         service, began = self._services[name], time.monotonic()
         with service.log.open("ab") as log:
             process = subprocess.Popen(
-                [*self._prefix(name), *service.argv],
+                [*self._prefix(name), *_installed(service.argv)],
                 env=self._environment(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -236,6 +239,15 @@ class Gateway:
                 f"---- {name} ({'running' if state is None else f'status {state}'})\n{words}"
             )
         return "\n".join(parts)
+
+
+def _installed(argv: Sequence[str]) -> list[str]:
+    """``argv`` with files of the installed package: the checkout may be closed to the gateway."""
+    show = "import gateway; print(gateway.__path__[0])"
+    found = subprocess.run(
+        [sys.executable, "-I", "-c", show], cwd="/", capture_output=True, text=True, check=True
+    )
+    return [word.replace(gateway.__path__[0], found.stdout.strip()) for word in argv]
 
 
 def _answers(path: Path) -> bool:
