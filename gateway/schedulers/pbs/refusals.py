@@ -33,15 +33,14 @@ _HOOK: Final = 32
 _MAX_QUEUED: Final = 38
 # Usage of qsub; a script or directive that it does not take.
 _USAGE: Final = frozenset({1, 2, 3, 5})
-# Only with one of these has the server refused the job; whatever else may have created it.
-_REFUSED: Final = _USAGE | {
-    *(_HOOK, _MAX_QUEUED, 154, _UNAUTHORISED, _BAD_VALUE, 170, 173, 175),
-    *(_UNKNOWN_RESOURCE, 188, 197),
-}
+# With one of these the server has refused the job.
+_REFUSED: Final = frozenset(
+    {_HOOK, _MAX_QUEUED, 154, _UNAUTHORISED, _BAD_VALUE, 170, 173, 175, _UNKNOWN_RESOURCE, 188, 197}
+)
 _NO_ANSWER: Final = re.compile(
     r"cannot connect|couldn't connect|connection (?:refused|reset|timed out)|timed out|time-?out"
-    r"|end of file|protocol|broken pipe|no route|unknown host|pbs_iff"
-    r"|pbsconf error|server shutting down|busy|try again|no permission to connect",
+    r"|end of file|premature|protocol|system error|internal|broken pipe|no route"
+    r"|unknown host|pbs_iff|pbsconf error|server shutting down|busy|try again|no permission to connect",
     re.IGNORECASE,
 )
 _TEMPLATE_FAULT: Final = re.compile(r"script contains cr|directive error|script not a file")
@@ -101,7 +100,7 @@ def explain_refusal(
     detail = f"qsub, exit {status}: {words[:400]!a}"
     if status == _NOT_FOUND:
         return explain_failure(result, "qsub")
-    if status not in _REFUSED or not words or (status < 10 and _NO_ANSWER.search(words)):
+    if not _is_refused(status, result.error_text):
         return SubmitAmbiguous(
             text(
                 "The scheduler gave no clear answer to the submission; we are looking for the job."
@@ -118,6 +117,15 @@ def explain_refusal(
         detail=detail,
         fields=_find_fields(status, words, resources, gpu_resource),
     )
+
+
+def _is_refused(status: int, said: str) -> bool:
+    """Whether the server has refused the job in so many words: then there is none."""
+    if status in _REFUSED:
+        return bool(said.strip())
+    # Another error of the server's that qsub prints as its own, or a fault of usage.
+    by_server = status > 128 and said.startswith("qsub: ")
+    return (by_server or status in _USAGE) and bool(said.strip()) and not _NO_ANSWER.search(said)
 
 
 def _find_fields(

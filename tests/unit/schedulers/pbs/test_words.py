@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import ClusterRefused, GatewayError
+from gateway.errors import ClusterRefused, GatewayError, RequestRejected, SubmitAmbiguous
 from gateway.profiles.models import PbsSchedulerProfile
 from gateway.schedulers.answers import cut_closing_line
 from gateway.schedulers.base import GpuKind
@@ -113,6 +113,29 @@ def test_any_failure_has_an_error(status: int, out: str, err: str) -> None:
     assert isinstance(refusals.explain_refusal(result, request, "ngpus"), GatewayError)
     assert isinstance(refusals.explain_failure(result, "qstat"), GatewayError)
     refusals.explain_cancel(result)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (170, "qsub: Unknown queue", RequestRejected),
+        (170, "", SubmitAmbiguous),
+        # Errors that no recording has.
+        (190, "qsub: Checkpoint not possible", RequestRejected),
+        (190, "something else", SubmitAmbiguous),
+        (164, "qsub: System error", SubmitAmbiguous),
+        (185, "qsub: Premature end of message", SubmitAmbiguous),
+        (143, "", SubmitAmbiguous),
+        (2, "qsub: illegal -k value", RequestRejected),
+        (1, "qsub: cannot connect to server", SubmitAmbiguous),
+        (1, "", SubmitAmbiguous),
+        (77, "qsub: what?", SubmitAmbiguous),
+    ],
+)
+def test_what_is_a_refusal(status: int, said: str, kind: type[GatewayError]) -> None:
+    result = CommandResult(("x",), status, b"", said.encode(), 0.1)
+    request = ResourceRequest("a", timedelta(hours=1), 1, MemorySize(1))
+    assert type(refusals.explain_refusal(result, request, "ngpus")) is kind
 
 
 @pytest.mark.parametrize(
