@@ -299,3 +299,19 @@ async def test_reservations(engine: GridEngine, site: Site) -> None:
             assert list(caught.value.fields) == ["reservation"], caught.value
     finally:
         engine.run(["qrdel", *numbers], "observer")
+
+
+async def test_the_node_admits_its_users_while_their_jobs_run(
+    engine: GridEngine, site: Site
+) -> None:
+    """What the compute-node end of a tunnel needs; the bed's sshd asks Grid Engine too."""
+    argv = [*engine.bed.ssh_argv("alice", "c3"), "hostname"]
+
+    def enter() -> str:
+        return engine.bed.run("hub", argv).stdout
+
+    assert await asyncio.to_thread(enter) == ""
+    job = await site.submit()
+    await site.reach(job, JobState.RUNNING)
+    assert await asyncio.to_thread(enter) == "c3\n"
+    await site.scheduler.cancel(site.user, job)

@@ -63,6 +63,10 @@ ADMIT = """\
 set -eu
 node=$(hostname)
 jobs=$(squeue --noheader --states=RUNNING --nodelist="$node" --user="$2" --format=%i) || exit 0
+root=$(dirname "$0")/gridengine
+if [ -z "$jobs" ] && [ -d "$root" ]; then
+    jobs=$(env "SGE_ROOT=$root" SGE_CELL=default qstat -u "$2" -s r -q "*@$node") || exit 0
+fi
 [ -n "$jobs" ] || exit 0
 case $1 in
 principals) printf '%s\\n' "$2" ;;

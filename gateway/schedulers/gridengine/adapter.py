@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.errors import ClusterUnavailable, GatewayError, SubmitAmbiguous
 from gateway.profiles.models import ClusterProfile, GridEngineSchedulerProfile
@@ -56,9 +57,11 @@ from gateway.values.jobs import JobId, JobRequest, JobScript, JobState, JobStatu
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # qstat -j is asked at most this often (seconds) about a job whose state has not changed.
 REASONS_INTERVAL: Final = 10.0
-# Of so many jobs is remembered that they were cancelled.
+# Of so many jobs is remembered whose they are, and that they were cancelled.
 REMEMBERED: Final = 10_000
 _OLDEST: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -93,6 +96,7 @@ class GridEngineScheduler:
         self._clock = clock
         # Job: its owner if it was deleted before it ran, else None.
         self._cancelled: OrderedDict[JobId, str | None] = OrderedDict()
+        self._owners: OrderedDict[JobId, str] = OrderedDict()
         # Job: its native state, when it was asked for and what was the answer.
         self._reasons: dict[JobId, tuple[str, float, str]] = {}
 
@@ -134,18 +138,25 @@ class GridEngineScheduler:
         return tuple(sorted(found, key=lambda job: (int(job), found[job] or _OLDEST)))
 
     async def fetch_statuses(self, jobs: Collection[JobId]) -> Mapping[JobId, JobStatus]:
-        """See the contract. Why jobs wait is asked besides, now and then; what cannot be a job id
-        is UNKNOWN."""
+        """See the contract. Only the owners' jobs are asked for where all owners are known. Why
+        jobs wait is asked besides, now and then; what cannot be a job id is UNKNOWN."""
         statuses = {
             job: build_missing(job)
             if is_job_id(job)
             else JobStatus(job_id=job, state=JobState.UNKNOWN)
             for job in jobs
         }
-        if not any(map(is_job_id, jobs)):
+        asked = [job for job in jobs if is_job_id(job)]
+        if not asked:
             return statuses
-        answer = await self._ask_all(self._commands.build_queue(), limit=SIZE_LIMIT)
-        rows = [row for row in parse_queue(answer) if row.job_id in statuses]
+        argv = self._commands.build_queue(self._list_owners(asked))
+        answer = await self._ask_all(argv, limit=SIZE_LIMIT)
+        # Some 0.1 ms a job; a busy cluster has tens of thousands.
+        listed = await asyncio.to_thread(parse_queue, answer)
+        rows = [row for row in listed if row.job_id in statuses]
+        for row in rows:
+            self._owners[row.job_id] = row.owner
+        _shorten(self._owners)
         waiting = {
             row.job_id: row.state
             for row in rows
@@ -158,6 +169,11 @@ class GridEngineScheduler:
             if status.state is JobState.ENDING:
                 self._remember(row.job_id, None)
         return statuses
+
+    def _list_owners(self, jobs: Collection[JobId]) -> list[str] | None:
+        owners = {self._owners.get(job) for job in jobs}
+        known = {owner for owner in owners if owner is not None}
+        return sorted(known) if len(known) == len(owners) else None
 
     async def _fetch_reasons(self, waiting: Mapping[JobId, str]) -> dict[JobId, str]:
         """Why these jobs (with their native states) wait; no answer is no reason."""
@@ -217,16 +233,13 @@ class GridEngineScheduler:
     def _remember(self, job: JobId, owner: str | None) -> None:
         if self._cancelled.get(job) is None:
             self._cancelled[job] = owner
-        while len(self._cancelled) > REMEMBERED:
-            self._cancelled.popitem(last=False)
+        _shorten(self._cancelled)
 
     async def fetch_partitions(self) -> tuple[Partition, ...]:
         """See the contract. Partitions are cluster queues; a limit that differs between the nodes
         of a queue counts with its largest value."""
-        instances = parse_instances(
-            await self._ask_all(self._commands.build_queue_instances(), limit=SIZE_LIMIT),
-            self._profile,
-        )
+        answer = await self._ask_all(self._commands.build_queue_instances(), limit=SIZE_LIMIT)
+        instances = await asyncio.to_thread(parse_instances, answer, self._profile)
         configurations = parse_queue_configurations(
             await self._ask_all(self._commands.build_queue_configurations())
         )
@@ -292,3 +305,8 @@ class GridEngineScheduler:
         if result.exit_status != 0:
             raise explain_failure(result, program_name(argv))
         return result.text
+
+
+def _shorten(remembered: OrderedDict[JobId, T]) -> None:
+    while len(remembered) > REMEMBERED:
+        remembered.popitem(last=False)

@@ -142,12 +142,13 @@ class GridEngineCommands:
         """``qdel`` of one job; says on stdout what it did."""
         return self._effect("qdel", _checked(_JOB_ID, job))
 
-    def build_queue(self) -> list[str]:
-        """``qstat`` for all jobs of all users that have not ended.
+    def build_queue(self, users: Collection[str] | None = None) -> list[str]:
+        """``qstat`` for the jobs of these users (``None``: of all) that have not ended.
 
         qstat cannot select by id but in ``-j``, which gives no state and is far larger.
         """
-        return self._query("qstat", "-u", "*", "-s", "prs", "-r", "-xml")
+        named = "*" if users is None else ",".join(_checked(_USER, user) for user in users)
+        return self._query("qstat", "-u", named, "-s", "prs", "-r", "-xml")
 
     def build_queue_of(self, user: str) -> list[str]:
         """``qstat`` for the jobs of one user, and the last ended ones (``finished_jobs``)."""

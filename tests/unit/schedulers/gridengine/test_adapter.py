@@ -181,6 +181,18 @@ async def test_statuses() -> None:
     assert await build(ScriptedTransport()).fetch_estimates([ID]) == {}
 
 
+async def test_only_the_owners_jobs_are_asked_for_once_they_are_known() -> None:
+    other = JOB.replace(">17<", ">18<").replace("alice", "bob")
+    queue = ok(jobs(JOB, other))
+    transport = ScriptedTransport(qstat=[queue] * 4)
+    scheduler = build(transport)
+    for asked_for in ([ID], [ID], [ID, JobId("18")], [JobId("18"), ID]):
+        found = await scheduler.fetch_statuses(asked_for)
+        assert {status.state for status in found.values()} == {JobState.RUNNING}
+    users = [argv[argv.index("-u") + 1] for _, argv in transport.asked]
+    assert users == ["*", "alice", "*", "alice,bob"]
+
+
 async def test_why_jobs_wait_is_asked_now_and_then() -> None:
     now = 0.0
     why = answered(

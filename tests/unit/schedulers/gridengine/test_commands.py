@@ -150,6 +150,7 @@ def test_queries() -> None:
     built = commands()
     for argv, words in (
         (built.build_queue(), "qstat -u * -s prs -r -xml"),
+        (built.build_queue(["alice", "bob"]), "qstat -u alice,bob -s prs -r -xml"),
         (built.build_queue_of("alice"), "qstat -u alice -s prsz -r -xml"),
         (built.build_reasons([JobId("1"), JobId("2")]), "qstat -xml -j 1,2"),
         (built.build_accounting(JobId("1")), "qacct -j 1"),
