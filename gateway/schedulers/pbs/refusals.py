@@ -40,7 +40,7 @@ _REFUSED: Final = frozenset(
 _NO_ANSWER: Final = re.compile(
     r"cannot connect|couldn't connect|connection (?:refused|reset|timed out)|timed out|time-?out"
     r"|end of file|premature|protocol|system error|internal|broken pipe|no route"
-    r"|unknown host|pbs_iff|pbsconf error|server shutting down|busy|try again|no permission to connect",
+    r"|unknown host|pbs_iff|pbsconf error|server shutting down|busy|try again",
     re.IGNORECASE,
 )
 _TEMPLATE_FAULT: Final = re.compile(r"script contains cr|directive error|script not a file")
