@@ -17,7 +17,7 @@ from gateway.rendering.renderer import Renderer
 from gateway.schedulers.pbs.adapter import PbsScheduler
 from gateway.values.jobs import JobScript
 from gateway.values.resources import GpuRequest, MemorySize, ResourceRequest
-from tests.unit.schedulers.pbs.test_adapter import ALICE, OBSERVER, Told
+from tests.unit.schedulers.pbs.server import ALICE, OBSERVER, Told
 from tests.unit.schedulers.pbs.test_commands import REQUEST
 
 EXAMPLE = Path(__file__).parents[4] / "cluster_profiles" / "pbs-example.yml"
