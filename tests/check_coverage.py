@@ -13,6 +13,7 @@ PURE = [
     "gateway/schedulers/slurm/commands.py",
     "gateway/schedulers/slurm/parsers.py",
     "gateway/schedulers/slurm/states.py",
+    "gateway/schedulers/gridengine/*",
     "gateway/rendering/quoting.py",
     "gateway/rendering/job_log.py",
     "gateway/signer/policy.py",

@@ -17,7 +17,10 @@ from gateway.schedulers.answers import cut_closing_line, not_understood
 SIZE_LIMIT: Final = 64 * 1024 * 1024
 # XML 1.0, 2.2; references to characters that it leaves out.
 _NOT_XML: Final = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}", re.ASCII)
+# Some descendants of 6.2u5 print milliseconds.
+_TIME: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]{1,6})?", re.ASCII
+)
 
 
 def parse_document(output: str, *roots: str) -> Element:
@@ -63,9 +66,9 @@ def read_time(element: Element, name: str) -> datetime | None:
     value = read_text(element, name)
     if not value:
         return None
-    if _TIME.fullmatch(value):
+    if match := _TIME.fullmatch(value):
         try:
-            return datetime.fromisoformat(value).replace(tzinfo=UTC)
+            return datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
         except ValueError:
             pass
     raise not_understood(name, value)

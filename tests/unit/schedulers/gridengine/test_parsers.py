@@ -123,6 +123,8 @@ def test_a_job_that_is_listed_twice() -> None:
     (row,) = parsers.parse_queue(jobs(JOB))
     assert not row.several
     assert row.walltime is None
+    (finer,) = parsers.parse_queue(jobs(JOB.replace(":08<", ":08.117<")))
+    assert finer == row
 
 
 @pytest.mark.parametrize(
