@@ -35,6 +35,7 @@ _UNITS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _FAILED: Final = re.compile(r"([0-9]{1,3})(?:\s*:\s*(.*?))?\s*", re.ASCII)
 _NUMBER: Final = re.compile(r"([0-9]{1,10})(?:\s.*)?", re.ASCII)
 _REQUEST: Final = re.compile(r"(?:^|[\s,])([A-Za-z][A-Za-z0-9_.-]*)=([^\s,]+)", re.ASCII)
+_NAMED_QUEUE: Final = re.compile(r'\bqueue (?:instance )?"([^"@]+)')
 _STAMP: Final = re.compile(r"^[0-9/]+ [0-9:.]+ \[[0-9:]+\]: (?:error: )?")
 _MONTHS: Final = (
     "Jan",
@@ -173,14 +174,20 @@ def parse_reasons(output: str) -> dict[JobId, str]:
         if not is_job_id(job):
             raise not_understood("qstat -j", job)
         errors = [_STAMP.sub("", (one.text or "").strip()) for one in element.iter("QIM_message")]
+        queues = {one.text or "" for one in element.findall("JB_hard_queue_list/*/QR_name")}
         said = errors or [
             remark
             for remark in [*remarks.get(job, []), *whole]
-            if remark and "is not contained in its hard queue list" not in remark
+            if remark and _is_about(remark, queues)
         ]
         if said:
             reasons[JobId(job)] = "; ".join(said)[:1000]
     return reasons
+
+
+def _is_about(remark: str, queues: set[str]) -> bool:
+    named = _NAMED_QUEUE.search(remark)
+    return named is None or not queues or named[1] in queues
 
 
 def parse_accounting(output: str) -> tuple[AccountingRow, ...]:

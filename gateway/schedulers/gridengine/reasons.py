@@ -30,6 +30,7 @@ _ERRORS: Final[tuple[tuple[re.Pattern[str], Words], ...]] = (
     (re.compile(r"exit_status of job start = 100"), text("its script ended with exit code 100")),
     (re.compile(r"prolog"), text("the site's prolog failed on the compute node")),
 )
+_NEXT: Final = text("Next in line: waiting for enough free cores, memory or GPUs.")
 _WAITING: Final[tuple[tuple[re.Pattern[str], Words], ...]] = (
     (
         re.compile(r"not in the same cluster|has no permission|is not allowed"),
@@ -43,11 +44,6 @@ _WAITING: Final[tuple[tuple[re.Pattern[str], Words], ...]] = (
         re.compile(r"dependenc|predecessor|jid_predecessor"),
         text("Waiting for another job to end."),
     ),
-    (re.compile(r"because it is disabled"), text("The queue does not start jobs now.")),
-    (
-        re.compile(r"not available|unknown state|temporarily not|because of error state"),
-        text("The compute nodes of the queue are not available now."),
-    ),
     (
         re.compile(r"job requests unknown resource"),
         text(
@@ -56,10 +52,15 @@ _WAITING: Final[tuple[tuple[re.Pattern[str], Words], ...]] = (
         ),
     ),
     (re.compile(r"reservation"), text("Waiting for its reservation to begin.")),
+    # While one node of the queue is only full, that others are away does not matter.
+    (re.compile(r"because it is full|overloaded|offers only"), _NEXT),
+    (re.compile(r"because it is disabled"), text("The queue does not start jobs now.")),
     (
-        re.compile(r"only offers|is full|overloaded|dropped because|offers only"),
-        text("Next in line: waiting for enough free cores, memory or GPUs."),
+        re.compile(r"not available|unknown state|temporarily not|because of error state"),
+        text("The compute nodes of the queue are not available now."),
     ),
+    # Said of every queue that is out of the question, also for other reasons.
+    (re.compile(r"only offers|dropped because"), _NEXT),
 )
 
 

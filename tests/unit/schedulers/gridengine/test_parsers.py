@@ -191,6 +191,13 @@ def test_reasons_of_an_odd_document() -> None:
         parsers.parse_reasons(answered(bad + "</djob_info></detailed_job_info>"))
 
 
+def test_remarks_about_other_queues() -> None:
+    written = asked(BED, "qstat-j-xml").text
+    other = written.replace("queue instance &quot;small.q@c3", "queue instance &quot;other.q@c3")
+    assert any("is full" in reason for reason in parsers.parse_reasons(written).values())
+    assert not any("is full" in reason for reason in parsers.parse_reasons(other).values())
+
+
 def test_no_reason() -> None:
     silent = "<detailed_job_info><djob_info><element><JB_job_number>7</JB_job_number></element>"
     assert parsers.parse_reasons(answered(silent + "</djob_info></detailed_job_info>")) == {}

@@ -95,6 +95,10 @@ SAID = {
     ("qw", "job requests unknown resource (gpu)"): "The queue or the reservation does not offer",
     ("qw", "advance reservation 7 is not running"): "Waiting for its reservation to begin.",
     ("qw", "All queues dropped because of overload or full"): "Next in line",
+    ("qw", 'queue "a.q@c1" dropped because it is disabled; "a.q@c2" dropped because it is full'): (
+        "Next in line"
+    ),
+    ("qw", 'cannot run in PE "smp" because it only offers 0 slots'): "Next in line",
     ("qw", "something\x00 new."): "The scheduler says: something? new.",
     ("Eqw", "error: can't open output file"): "its output file could not be written",
     ("Eqw", "error: can't chdir to /x"): "its directory is not there",
