@@ -125,7 +125,9 @@ async def _open_site(
         profile.name,
         metrics,
     )
-    monitor = JobMonitor(scheduler)
+    # PBS has no second source; the profile's default says nothing of it.
+    accounting = profile.scheduler.accounting and profile.scheduler.kind != "pbs"
+    monitor = JobMonitor(scheduler, accounting=accounting)
     watching = asyncio.create_task(_keep_watching(monitor, profile.name))
     stack.push_async_callback(cancel_all, watching)
     opener = ComputeSshOpener(pool, profile)

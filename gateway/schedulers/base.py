@@ -105,8 +105,9 @@ class Scheduler(Protocol):
         ...
 
     async def fetch_end(self, job: JobId) -> JobStatus | None:
-        """What the accounting knows of a job that is gone from the queue; ``None`` when it has
-        no final record of it (yet)."""
+        """What the accounting knows of a job that is gone from the queue: FINISHED with its end,
+        or the live state when its record says that it has not ended; ``None`` when it has no
+        (usable) record of it."""
         ...
 
     async def fetch_estimates(self, jobs: Collection[JobId]) -> Mapping[JobId, datetime]:

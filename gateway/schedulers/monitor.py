@@ -4,9 +4,9 @@ What is known of a job changes on evidence only:
 
 - The scheduler did not answer: every job keeps its last status; :attr:`JobMonitor.health` tells.
 - It answered and does not list a job: UNKNOWN, until this very job had been seen before *and* the
-  answer is confirmed: by a final record of the accounting (then FINISHED), or by
-  ``CONFIRMING_LOOKS`` answers over at least ``CONFIRMING_TIME`` (then MISSING). A query without
-  permission lists nothing either, so a job never seen is never MISSING.
+  answer is confirmed: by a final record of the accounting (then FINISHED), or by several answers
+  over some time while the accounting does not say that the job lives (then MISSING); see
+  :mod:`gateway.schedulers.evidence`. A job never seen is never MISSING.
 - FINISHED and MISSING are final: later answers do not change them.
 """
 
@@ -23,6 +23,7 @@ from typing import Final, Protocol, TypeVar
 
 from gateway.errors import GatewayError
 from gateway.schedulers.base import Scheduler
+from gateway.schedulers.evidence import Evidence
 from gateway.text import Words, text
 from gateway.values.jobs import JobId, JobState, JobStatus
 
@@ -30,15 +31,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CONFIRMING_LOOKS: Final = 3
-CONFIRMING_TIME: Final = timedelta(seconds=30)
 # Questions to the accounting in one tick; they go one after the other, and end with the budget.
 ENDS_PER_TICK: Final = 10
 ENDS_BUDGET: Final = timedelta(seconds=10)
-# How often the accounting is asked about an absent job: at first, and after a minute.
-END_INTERVALS: Final = (timedelta(seconds=5), timedelta(seconds=60))
-# Clocks of hub and cluster may differ by this much.
-CLOCK_SKEW: Final = timedelta(minutes=10)
 COALESCE: Final = timedelta(seconds=0.3)
 # The scheduler is asked for at most this share of the time: 1 / (1 + 4).
 PAUSE_PER_QUERY: Final = 4
@@ -82,7 +77,7 @@ class Watch:
     ) -> None:
         self._status = JobStatus(job_id=job, state=JobState.UNKNOWN)
         self._changed = asyncio.Event()
-        self.evidence = _Evidence(seen=seen_before, submitted_after=submitted_after)
+        self.evidence = Evidence(seen=seen_before, submitted_after=submitted_after)
 
     @property
     def status(self) -> JobStatus:
@@ -103,48 +98,11 @@ class Watch:
             self._changed = asyncio.Event()
 
 
-@dataclass(slots=True)
-class _Evidence:
-    """What the monitor remembers of one job; ``float`` times are those of a monotonic clock."""
-
-    seen: bool
-    submitted_after: datetime | None
-    absent_looks: int = 0
-    absent_since: float = 0.0
-    accounting_asked: float = float("-inf")
-    estimate: datetime | None = None
-
-    def note_listed(self) -> None:
-        self.seen = True
-        self.absent_looks = 0
-
-    def note_absent(self, now: float) -> None:
-        if not self.absent_looks:
-            self.absent_since = now
-        self.absent_looks += 1
-
-    def confirmed_missing(self, now: float) -> bool:
-        return (
-            self.seen
-            and self.absent_looks >= CONFIRMING_LOOKS
-            and now - self.absent_since >= CONFIRMING_TIME.total_seconds()
-        )
-
-    def may_ask_accounting(self, now: float) -> bool:
-        early = now - self.absent_since < END_INTERVALS[1].total_seconds()
-        interval = END_INTERVALS[0] if early else END_INTERVALS[1]
-        return now - self.accounting_asked >= interval.total_seconds()
-
-    def is_of_this_job(self, ended: JobStatus) -> bool:
-        """Ids are used again after a cluster has lost its state: an older record is of another."""
-        if self.submitted_after is None or ended.submitted_at is None:
-            return True
-        return ended.submitted_at >= self.submitted_after - CLOCK_SKEW
-
-
 class JobMonitor:
     """Asks one scheduler about all watched jobs, ``busy_interval`` seconds apart while one of them
     is pending, ending or unknown, else ``idle_interval``; further apart while it is slow or away.
+
+    ``accounting``: a second source exists, so that its silence on an ended job is odd.
     """
 
     def __init__(
@@ -154,6 +112,7 @@ class JobMonitor:
         busy_interval: float = 1.5,
         idle_interval: float = 30.0,
         estimate_interval: float = 30.0,
+        accounting: bool = False,
         metrics: QueryMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -161,6 +120,7 @@ class JobMonitor:
         self._busy = busy_interval
         self._idle = idle_interval
         self._estimate_interval = estimate_interval
+        self._accounting = accounting
         self._metrics = metrics
         self._clock = clock
         self._watches: dict[JobId, Watch] = {}
@@ -275,7 +235,15 @@ class JobMonitor:
                 watch.tell(replace(status, estimated_start=evidence.estimate))
             else:
                 watch.tell(status)
+        self._note_blindness(absent, listed=len(jobs) > len(absent))
         return ended, absent
+
+    def _note_blindness(self, absent: Sequence[Watch], *, listed: bool) -> None:
+        """An answer that lists nothing asked for may be that of an observer without sight."""
+        gone = [watch for watch in absent if watch.evidence.seen]
+        if not listed and gone and (len(gone) > 1 or self._accounting):
+            for watch in gone:
+                watch.evidence.blind = True
 
     async def _settle(
         self, ended: Sequence[tuple[Watch, JobStatus]], absent: Sequence[Watch]
@@ -313,9 +281,10 @@ class JobMonitor:
         except GatewayError as error:
             log.info("how job %s ended is not known yet: %s", watch.status.job_id, error)
             return None
-        if found is None or found.state is not JobState.FINISHED:
-            return None
-        return found if watch.evidence.is_of_this_job(found) else None
+        if found is not None and not watch.evidence.is_of_this_job(found):
+            found = None
+        watch.evidence.note_record(found)
+        return found if found is not None and found.state is JobState.FINISHED else None
 
     async def _ask_estimates(self) -> None:
         now = self._clock()

@@ -95,6 +95,11 @@ class Site:
         return await until(ask, lambda status: status.state in states)
 
 
+def has_ended(status: JobStatus | None) -> bool:
+    """Tell whether the accounting has a final record."""
+    return status is not None and status.state is JobState.FINISHED
+
+
 async def until(ask: Callable[[], Awaitable[T]], good: Callable[[T], bool]) -> T:
     """Ask until the answer is good, for half a minute."""
     answer = await ask()
@@ -126,7 +131,8 @@ class SchedulerContract:
             assert abs(moment - before) < timedelta(minutes=2)
         assert status.ends_at is not None
         assert status.ends_at - status.started_at == timedelta(minutes=10)
-        assert await site.scheduler.fetch_end(job) is None
+        record = await site.scheduler.fetch_end(job)
+        assert record is None or record.state is not JobState.FINISHED
         await site.scheduler.cancel(site.user, job)
         ended = await site.reach(job, JobState.FINISHED)
         assert ended.end is not None
@@ -186,7 +192,7 @@ class SchedulerContract:
         async def ask() -> JobStatus | None:
             return await site.scheduler.fetch_end(job)
 
-        ended = await until(ask, lambda answer: answer is not None)
+        ended = await until(ask, has_ended)
         assert ended is not None
         assert ended.end is not None
         assert ended.state is JobState.FINISHED
@@ -202,7 +208,7 @@ class SchedulerContract:
         async def ask() -> JobStatus | None:
             return await site.scheduler.fetch_end(job)
 
-        ended = await until(ask, lambda answer: answer is not None)
+        ended = await until(ask, has_ended)
         assert ended is not None
         assert ended.end is not None
         assert ended.end.outcome is Outcome.CANCELLED

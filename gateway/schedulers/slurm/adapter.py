@@ -32,8 +32,8 @@ from gateway.schedulers.slurm.parsers import (
 )
 from gateway.schedulers.slurm.refusals import explain_cancel, explain_failure, explain_refusal
 from gateway.schedulers.slurm.states import (
+    build_accounted_status,
     build_end,
-    build_ended_status,
     build_missing,
     build_status,
 )
@@ -115,26 +115,26 @@ class SlurmScheduler:
         """See the contract. The accounting is asked first, then the queue, which still knows the
         exit code of a job that has just ended."""
         unanswered: GatewayError | None = None
+        record: JobStatus | None = None
         if self._accounting:
             try:
-                ended = await self._fetch_accounted_end(job)
+                record = await self._fetch_accounted(job)
             except GatewayError as error:
                 unanswered = error
-            else:
-                if ended is not None:
-                    return ended
+            if record is not None and record.state is JobState.FINISHED:
+                return record
         ended = await self._fetch_queued_end(job)
         if ended is None and unanswered is not None:
             raise unanswered
-        return ended
+        return ended or record
 
-    async def _fetch_accounted_end(self, job: JobId) -> JobStatus | None:
+    async def _fetch_accounted(self, job: JobId) -> JobStatus | None:
         answer = await self._ask_all(self._commands.build_accounting(job))
         rows = [row for row in parse_accounting(answer) if row.job_id == job]
         if not rows:
             return None
         newest = max(rows, key=lambda row: row.submitted_at or _OLDEST)
-        return build_ended_status(newest, self._meet_unheard_of)
+        return build_accounted_status(newest, self._meet_unheard_of)
 
     async def _fetch_queued_end(self, job: JobId) -> JobStatus | None:
         status = (await self.fetch_statuses([job]))[job]

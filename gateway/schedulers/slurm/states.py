@@ -89,9 +89,25 @@ def build_status(row: QueueRow, unheard_of: Callable[[str], None]) -> JobStatus:
     )
 
 
-def build_ended_status(row: AccountingRow, unheard_of: Callable[[str], None]) -> JobStatus | None:
-    """The status of one job of the accounting; ``None`` while its record is not final."""
-    if build_state(row.state, unheard_of) is not JobState.FINISHED or row.ended_at is None:
+def build_accounted_status(
+    row: AccountingRow, unheard_of: Callable[[str], None]
+) -> JobStatus | None:
+    """The status of one job of the accounting; ``None`` when its record tells neither an end nor
+    that it lives."""
+    state = build_state(row.state, unheard_of)
+    if state is not JobState.FINISHED and state is not JobState.UNKNOWN:
+        begun = row.started_at if state is not JobState.PENDING else None
+        return JobStatus(
+            job_id=row.job_id,
+            state=state,
+            native_state=row.state,
+            owner=row.owner,
+            partition=row.partition,
+            submitted_at=row.submitted_at,
+            started_at=begun,
+            ends_at=begun + row.walltime if begun and row.walltime else None,
+        )
+    if state is JobState.UNKNOWN or row.ended_at is None:
         return None
     return JobStatus(
         job_id=row.job_id,

@@ -198,6 +198,16 @@ async def test_the_end_from_the_queue(sacct: CommandResult) -> None:
     assert ended.end.exit_code is None
 
 
+async def test_what_the_accounting_knows_to_live() -> None:
+    """A queue that shows nothing (it may be shown to nobody) does not outweigh it."""
+    sacct = ok(answered(SACCT.replace("FAILED", "RUNNING") + "\n"))
+    record = await build(ScriptedTransport(sacct=sacct, squeue=ok(answered("")))).fetch_end(JOB)
+    assert record is not None
+    assert record.state is JobState.RUNNING
+    assert record.end is None
+    assert record.submitted_at is not None
+
+
 async def test_no_end() -> None:
     empty = ok(answered(""))
     assert await build(ScriptedTransport(sacct=empty, squeue=empty)).fetch_end(JOB) is None

@@ -87,7 +87,7 @@ class ScriptedScheduler:
 class Bench:
     """A monitor that runs, its scheduler and its clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, accounting: bool = False) -> None:
         self.clock = Clock()
         self.scheduler = ScriptedScheduler(self.clock)
         self.queries: list[tuple[str, str]] = []
@@ -95,6 +95,7 @@ class Bench:
             cast(Scheduler, self.scheduler),
             busy_interval=0.01,
             idle_interval=0.02,
+            accounting=accounting,
             metrics=lambda query, outcome, _: self.queries.append((query, outcome)),
             clock=self.clock,
         )
@@ -282,6 +283,103 @@ async def test_an_older_record_is_of_another_job(bench: Bench) -> None:
     bench.scheduler.ends = {JOB: finished(submitted_at=BEGUN + timedelta(seconds=1))}
     bench.clock.now += 6
     await reach(watch, JobState.FINISHED)
+
+
+async def lose_sight(bench: Bench, *jobs: JobId) -> list[Watch]:
+    """Every job is seen, and then the answers list none of them."""
+    bench.scheduler.statuses = {job: status(JobState.RUNNING, job) for job in jobs}
+    watches = [bench.monitor.watch(job) for job in jobs]
+    for watch in watches:
+        await reach(watch, JobState.RUNNING)
+    bench.scheduler.statuses.clear()
+    for watch in watches:
+        await reach(watch, JobState.UNKNOWN)
+    await bench.looks(3)
+    return watches
+
+
+async def test_what_the_accounting_says_lives_is_not_missing(bench: Bench) -> None:
+    watch, other = await lose_sight(bench, JOB, OTHER)
+    bench.scheduler.ends = {JOB: status(JobState.RUNNING)}
+    for _ in range(20):
+        bench.clock.now += 61
+        await bench.looks(2)
+        if bench.clock.now > 1300:
+            bench.scheduler.end_fault = AWAY  # its last word stands while it is away
+    assert watch.status.state is JobState.UNKNOWN
+    await reach(other, JobState.MISSING)
+    bench.scheduler.end_fault = None
+    bench.scheduler.ends = {JOB: finished()}
+    bench.clock.now += 61
+    await reach(watch, JobState.FINISHED)
+
+
+async def test_a_record_that_was_never_closed_is_not_believed_for_ever(bench: Bench) -> None:
+    watch, other = await lose_sight(bench, JOB, OTHER)
+    bench.scheduler.statuses = {OTHER: status(JobState.RUNNING, OTHER)}
+    await reach(other, JobState.RUNNING)
+    bench.scheduler.ends = {JOB: status(JobState.RUNNING, ends_at=BEGUN - timedelta(days=9000))}
+    bench.clock.now += 901
+    await reach(watch, JobState.MISSING)
+
+
+async def test_a_record_of_an_earlier_job_says_nothing_of_this_one(bench: Bench) -> None:
+    watch = bench.monitor.watch(JOB, seen_before=True, submitted_after=BEGUN)
+    bench.scheduler.ends = {
+        JOB: status(JobState.RUNNING, submitted_at=BEGUN - timedelta(days=90)),
+    }
+    await bench.looks(3)
+    bench.clock.now += 31
+    await reach(watch, JobState.MISSING)
+
+
+@pytest.mark.parametrize(("jobs", "accounting"), [((JOB, OTHER), False), ((JOB,), True)])
+async def test_an_observer_that_sees_nothing_any_more_is_believed_late(
+    monkeypatch: pytest.MonkeyPatch, jobs: tuple[JobId, ...], accounting: bool
+) -> None:
+    monkeypatch.setattr(module, "COALESCE", timedelta(milliseconds=1))
+    bench = Bench(accounting=accounting)
+    async with running(bench):
+        watches = await lose_sight(bench, *jobs)
+        for _ in range(14):
+            bench.clock.now += 60
+            await bench.looks(2)
+        assert [watch.status.state for watch in watches] == [JobState.UNKNOWN] * len(jobs)
+        bench.clock.now += 120
+        for watch in watches:
+            await reach(watch, JobState.MISSING)
+
+
+async def test_one_of_several_that_vanishes_is_believed_soon(bench: Bench) -> None:
+    bench.scheduler.statuses = {
+        JOB: status(JobState.RUNNING),
+        OTHER: status(JobState.RUNNING, OTHER),
+    }
+    watch, other = bench.monitor.watch(JOB), bench.monitor.watch(OTHER)
+    await reach(watch, JobState.RUNNING)
+    await reach(other, JobState.RUNNING)
+    del bench.scheduler.statuses[JOB]
+    await reach(watch, JobState.UNKNOWN)
+    await bench.looks(3)
+    bench.clock.now += 31
+    await reach(watch, JobState.MISSING)
+    assert other.status.state is JobState.RUNNING
+
+
+async def test_missing_waits_for_the_accountings_turn(bench: Bench) -> None:
+    """Of many absent jobs only some are asked about in one tick."""
+    jobs = [JobId(str(number)) for number in range(100, 160)]
+    seen = status(JobState.RUNNING)
+    bench.scheduler.statuses = {job: replace(seen, job_id=job) for job in [*jobs, JOB]}
+    watches = [bench.monitor.watch(job) for job in jobs]
+    await reach(bench.monitor.watch(JOB), JobState.RUNNING)
+    bench.scheduler.ends = {job: replace(seen, job_id=job) for job in jobs}
+    bench.scheduler.statuses = {JOB: seen}
+    await reach(watches[-1], JobState.UNKNOWN)
+    bench.clock.now += 1000
+    await bench.looks(12)
+    assert set(bench.scheduler.ends_asked) == set(jobs)
+    assert {watch.status.state for watch in watches} == {JobState.UNKNOWN}
 
 
 async def test_a_record_that_is_not_final(bench: Bench) -> None:

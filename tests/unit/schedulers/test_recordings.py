@@ -23,7 +23,7 @@ from gateway.schedulers.slurm.cluster_parsers import (
 )
 from gateway.schedulers.slurm.parsers import parse_accounting, parse_queue, parse_submitted
 from gateway.schedulers.slurm.refusals import explain_cancel, explain_failure, explain_refusal
-from gateway.schedulers.slurm.states import build_ended_status, build_status
+from gateway.schedulers.slurm.states import build_accounted_status, build_status
 from gateway.values.jobs import JobState, JobStatus, Outcome
 from tests.unit.schedulers.recordings import (
     VERSIONS,
@@ -241,13 +241,15 @@ def test_version(version: str) -> None:
 
 def test_every_sacct() -> None:
     outcomes: dict[str, set[Outcome]] = {}
+    states: dict[str, JobState | None] = {}
     for recording in load(ACCOUNTED):
         if recording.argv[0] != "sacct" or not recording.stdout.startswith("JobID|JobIDRaw"):
             continue
         if "Comment" not in recording.stdout or recording.exit_status:
             continue
         for row in parse_accounting(as_accounting(recording.stdout)):
-            status = build_ended_status(row, never)
+            status = build_accounted_status(row, never)
+            states[recording.name] = status.state if status is not None else None
             if status is not None and status.end is not None:
                 outcomes.setdefault(recording.name, set()).add(status.end.outcome)
     assert outcomes["sacct-oom"] == {Outcome.OUT_OF_MEMORY}
@@ -257,12 +259,15 @@ def test_every_sacct() -> None:
     assert outcomes["sacct-cancelled-user"] == {Outcome.CANCELLED}
     for running in ("sacct-running", "sacct-pending", "sacct-suspended", "sacct-requeued"):
         assert running not in outcomes
+    assert states["sacct-running"] is JobState.RUNNING
+    assert states["sacct-pending"] is JobState.PENDING
+    assert states["sacct-suspended"] is JobState.SUSPENDED
 
 
 def test_the_words_of_the_accounting() -> None:
     def words(name: str) -> str:
         (row,) = parse_accounting(as_accounting(one(ACCOUNTED, name).stdout))
-        status = build_ended_status(row, never)
+        status = build_accounted_status(row, never)
         assert status is not None
         assert status.end is not None
         return str(status.end.words)
