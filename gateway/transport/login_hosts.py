@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Final, TypeVar
 
 from gateway.errors import ClusterRefused, ClusterUnavailable, GatewayError
@@ -19,6 +20,8 @@ PUT_BACK_SECONDS: Final = 30.0
 # 15 s on against our whole address. Three in a row and we wait longer than that.
 REFUSALS: Final = 3
 PAUSE_SECONDS: Final = 30.0
+# A compute node refuses until it has heard of the job (pam_slurm_adopt): that takes a moment.
+NODE_PAUSES: Final = (1.0, 2.0, 5.0, 10.0)
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -107,7 +110,8 @@ class _Refusals:
 
 
 class SignInGuard:
-    """Counts refused sign-ins per actor and place, and pauses after three in a row.
+    """Counts refused sign-ins per actor and place, and pauses after three in a row: half a minute
+    at a login host; at a compute node a second at first, and longer with each further one.
 
     Without it one stale account could have the gateway's address banned for everybody.
     """
@@ -130,17 +134,19 @@ class SignInGuard:
                     account=actor.name,
                     count=refusals.count,
                     where=where,
-                    seconds=max(1, round(left)),
+                    seconds=max(1, ceil(left)),
                 ),
                 reason="sign_in_paused",
             )
 
-    def refused(self, actor: Actor, place: str) -> None:
-        """Note one refused sign-in."""
+    def refused(self, actor: Actor, place: str, *, node: bool = False) -> None:
+        """Note one refused sign-in; ``node``: by a compute node."""
         refusals = self._refusals.setdefault((actor, place), _Refusals())
         refusals.count += 1
-        if refusals.count >= REFUSALS:
-            refusals.pause_until = self._clock() + PAUSE_SECONDS
+        further = refusals.count - REFUSALS
+        if further >= 0:
+            pause = NODE_PAUSES[min(further, len(NODE_PAUSES) - 1)] if node else PAUSE_SECONDS
+            refusals.pause_until = self._clock() + pause
 
     def admitted(self, actor: Actor, place: str) -> None:
         """Note a sign-in that worked: the count starts again."""

@@ -237,7 +237,7 @@ class SshPool:
                     opened = await self._shake_hands(actor, host, port, where, node, via, alias)
             except GatewayError as error:
                 if error.reason in (failures.SIGN_IN.reason, failures.SECOND_FACTOR.reason):
-                    self._guard.refused(actor, scope or host)
+                    self._guard.refused(actor, scope or host, node=node is not None)
                 if pause is None or error.reason != failures.DROPPED.reason:
                     raise
                 await asyncio.sleep(pause)

@@ -11,6 +11,7 @@ from gateway.profiles.models import LoginHost
 from gateway.text import text
 from gateway.transport.base import Actor, Role
 from gateway.transport.login_hosts import (
+    NODE_PAUSES,
     PAUSE_SECONDS,
     PUT_BACK_SECONDS,
     REFUSALS,
@@ -137,3 +138,24 @@ def test_pause_after_three_refusals() -> None:
         guard.check(alice, "login", where)
     guard.admitted(alice, "login")
     guard.check(alice, "login", where)
+
+
+def test_a_node_that_has_not_heard_of_the_job_is_asked_again_soon() -> None:
+    now = 0.0
+    guard = SignInGuard(clock=lambda: now)
+    alice, where = Actor(Role.USER, "alice"), text("compute node c1")
+    for _ in range(REFUSALS - 1):
+        guard.refused(alice, "c1", node=True)
+    guard.check(alice, "c1", where)
+    for pause in (*NODE_PAUSES, NODE_PAUSES[-1], NODE_PAUSES[-1]):
+        guard.refused(alice, "c1", node=True)
+        now += pause - 0.1
+        with pytest.raises(ClusterRefused) as caught:
+            guard.check(alice, "c1", where)
+        assert "1 seconds" in str(caught.value)
+        now += 0.2
+        guard.check(alice, "c1", where)
+    guard.admitted(alice, "c1")
+    for _ in range(REFUSALS - 1):
+        guard.refused(alice, "c1", node=True)
+    guard.check(alice, "c1", where)
