@@ -19,6 +19,9 @@ AGENT_FILE: Final = "agent.pyz"
 LOG_FILE: Final = "job.log"
 LOG_TAIL_BYTES: Final = 16 * 1024
 LOGS_KEPT: Final = 10
+ABANDONED_DAYS: Final = 30
+"""A launch whose agent file and log nobody touched for so long was never tidied, and is over."""
+
 _DIRECTORY: Final = re.compile(r"/[^\x00-\x1f\x7f]{1,4000}")
 
 _EXIT_NO_HOME: Final = 71
@@ -42,8 +45,10 @@ chmod 600 agent.pyz.new && mv -f agent.pyz.new agent.pyz || exit 73
 printf 'directory=%s\n' "$directory"
 """
 
-# $1 launch directory, $2 number of former launches whose log stays. Another launch that still has
-# its agent may be alive: it is left alone.
+# $1 launch directory, $2 number of former launches whose log stays, $3 days. Another launch that
+# still has its agent may be alive: it is left alone, until nothing in it was changed for $3 days.
+# find(1) counts whole days and drops the fraction; a launch that lives has its log or its
+# announcement written at its start, which no walltime leaves so far behind.
 _PRUNE: Final = r"""
 cd "$1" || exit 0
 rm -f agent.pyz agent.pyz.new announcement.json
@@ -51,7 +56,11 @@ cd .. || exit 0
 kept=0
 for name in $(ls -t); do
   case "$name" in *[!0-9a-f]*) continue ;; esac
-  [ -d "$name" ] && [ ! -L "$name" ] && [ ! -e "$name/agent.pyz" ] || continue
+  [ -d "$name" ] && [ ! -L "$name" ] || continue
+  if [ -e "$name/agent.pyz" ]; then
+    [ -z "$(find "./$name" ! -mtime "+$3" -print | head -n 1)" ] || continue
+    rm -f "./$name/agent.pyz" "./$name/agent.pyz.new" "./$name/announcement.json"
+  fi
   kept=$((kept + 1))
   [ "$kept" -le "$2" ] || rm -rf "./$name"
 done
@@ -131,7 +140,10 @@ async def prune_directory(cluster: Cluster, record: LaunchRecord) -> None:
         return
     result = await cluster.transport.run(
         build_user_actor(record),
-        ("/bin/sh", "-c", _PRUNE, "landfall-prune", record.directory, str(LOGS_KEPT)),
+        (
+            *("/bin/sh", "-c", _PRUNE, "landfall-prune", record.directory),
+            *(str(LOGS_KEPT), str(ABANDONED_DAYS)),
+        ),
         timeout=timedelta(seconds=cluster.patience.command),
     )
     if result.exit_status != 0:

@@ -17,6 +17,7 @@ from gateway.errors import ClusterRefused, RequestRejected
 from gateway.launch.cluster import Cluster
 from gateway.launch.states import LaunchRecord, new_launch_id
 from gateway.launch.workspace import (
+    ABANDONED_DAYS,
     LOGS_KEPT,
     clean_log,
     fetch_log_tail,
@@ -188,3 +189,29 @@ async def test_prune_keeps_the_newest_logs_and_what_lives(home: Path, record: La
     assert other.exists()
     # A directory that is gone already is fine.
     await prune_directory(cluster, replace(record, directory=str(home / "nothing")))
+
+
+async def test_a_launch_that_was_never_tidied_is_tidied_in_the_end(
+    home: Path, record: LaunchRecord
+) -> None:
+    cluster = LocalShell(home).build()
+
+    async def make(directory_age: float, log_age: float) -> Path:
+        directory = Path(await prepare_directory(cluster, replace(record, id=new_launch_id())))
+        (directory / "job.log").write_text("log")
+        for path, age in (
+            (directory / "job.log", log_age),
+            (directory / "agent.pyz", directory_age),
+            (directory, directory_age),
+        ):
+            os.utime(path, (time.time() - 86400 * age,) * 2)
+        return directory
+
+    own = await make(0, 0)
+    abandoned = await make(ABANDONED_DAYS + 2, ABANDONED_DAYS + 2)
+    waiting = await make(ABANDONED_DAYS - 2, ABANDONED_DAYS - 2)
+    writing = await make(ABANDONED_DAYS + 2, 0)
+    await prune_directory(cluster, replace(record, directory=str(own)))
+    assert [entry.name for entry in abandoned.iterdir()] == ["job.log"]
+    assert (waiting / "agent.pyz").exists()
+    assert (writing / "agent.pyz").exists()
