@@ -271,6 +271,13 @@ class LaunchRegistry:
                     launch=launch_id,
                     cluster=cluster.name,
                 )
+                launch.progress.say(
+                    text(
+                        "The gateway met a fault of its own and tries again; nothing is lost. If "
+                        "this stays, tell the support and name launch {launch}.",
+                        launch=launch_id,
+                    )
+                )
             else:
                 break
             finally:
