@@ -51,7 +51,8 @@ class PartitionOffer:
 @dataclass(frozen=True, slots=True)
 class Choices:
     """Everything one user may choose on one cluster. ``live`` tells whether the scheduler was
-    asked; without it the profile's own limits stand."""
+    asked; without it the profile's own limits stand. ``accounts_known`` tells the same of the
+    accounts: when they could not be asked, the scheduler judges the one that was written."""
 
     cluster: str
     partitions: Mapping[str, PartitionOffer]
@@ -61,6 +62,7 @@ class Choices:
     accounts_required: bool = False
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     live: bool = True
+    accounts_known: bool = True
 
 
 def build_choices(
@@ -101,6 +103,7 @@ def build_choices(
         accounts_required=bool(accounts),
         reservations={item.name: item for item in reservations if not item.maintenance},
         live=partitions is not None,
+        accounts_known=profile.accounts != "from_scheduler" or associations is not None,
     )
 
 
@@ -229,7 +232,7 @@ def _check_account(
     options: SpawnOptions, choices: Choices, offer: PartitionOffer | None
 ) -> tuple[str | None, dict[str, Words]]:
     if not choices.accounts:
-        if options.account and choices.live:
+        if options.account and choices.live and choices.accounts_known:
             return options.account, {
                 "account": text("this cluster has no accounts for you to choose. Leave it empty")
             }

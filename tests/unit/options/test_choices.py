@@ -92,6 +92,17 @@ def test_a_good_request_gets_the_default_account() -> None:
     assert check_options(GOOD | {"partition": "gpu", "gpus": 2}, choices()).account == "rrg"
 
 
+def test_an_account_passes_when_the_accounts_could_not_be_asked() -> None:
+    offered = {"fir": build_choices(PROFILE, [LIVE, GPU], None, [])}
+    assert check_options(GOOD | {"account": "rrg"}, offered).account == "rrg"
+    assert check_options(GOOD, offered).account is None
+    with pytest.raises(RequestRejected) as caught:
+        check_options(
+            GOOD | {"account": "rrg"}, {"fir": build_choices(PROFILE, [LIVE, GPU], [], [])}
+        )
+    assert set(caught.value.fields) == {"account"}
+
+
 def test_listed_accounts_bound_those_of_the_scheduler() -> None:
     listed = PROFILE.model_copy(update={"accounts": ("rrg", "other")})
     assert [a.account for a in build_choices(listed, [LIVE], ACCOUNTS, []).accounts] == ["rrg"]
