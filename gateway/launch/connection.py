@@ -21,6 +21,7 @@ from gateway.values.jobs import JobState
 logger = logging.getLogger("gateway.launch")
 
 _CLOSE_SECONDS: Final = 5.0
+_ENDED: Final = text("The server has ended; waiting for the job to end.")
 
 
 class Connection:
@@ -63,17 +64,21 @@ class Connection:
                 progress.cluster.monitor.ask_soon()
             else:
                 opened_at = asyncio.get_running_loop().time()
+                ended = False
                 try:
                     await self._use(tunnel, run)
                 except (ClusterUnavailable, ClusterRefused) as error:
                     progress.note(error, "use the tunnel")
                 finally:
+                    ended = tunnel.phase.phase == "ended"
                     await self._drop(tunnel)
                 progress.cluster.monitor.ask_soon()
                 if progress.record.state is LaunchState.READY:
                     await progress.transition(
                         LaunchState.CONNECTING,
-                        text("The connection to the server was lost. The job keeps running."),
+                        _ENDED
+                        if ended
+                        else text("The connection to the server was lost. The job keeps running."),
                         run=run,
                     )
                 # One that is lost at once, again and again, is not hurried.
@@ -140,7 +145,7 @@ class Connection:
             while phase.phase != "ended":
                 phase = await tunnel.wait_phase_change(phase)
         self._edge.disconnect()
-        progress.say(text("The server has ended; waiting for the job to end."))
+        progress.say(_ENDED)
         progress.cluster.monitor.ask_soon()
         await tunnel.wait_closed()
 

@@ -244,6 +244,21 @@ async def test_server_shut_down_from_within(bench: Bench) -> None:
     assert bench.world.cancels == []
 
 
+async def test_after_a_shut_down_the_history_speaks_of_no_lost_connection(bench: Bench) -> None:
+    record, job = await bench.start_ready()
+    bench.agent(record).set_phase(AgentPhase("ended", record.running_start_id, 0))
+    await bench.until(record.id, lambda _: bench.edge(record).tunnel is None)
+    # The agent ends, and its tunnel with it, before the scheduler tells of the job's end.
+    bench.world.lose_tunnels()
+    left = await bench.reach(record.id, LaunchState.CONNECTING)
+    assert str(left.record.history[-1].words) == (
+        "The server has ended; waiting for the job to end."
+    )
+    bench.world.end_job(job, Outcome.COMPLETED, exit_code=0)
+    ended = (await bench.reach(record.id, LaunchState.ENDED)).record
+    assert not any("was lost" in str(line.words) for line in ended.history)
+
+
 async def test_confirmed_missing_job_is_gone(bench: Bench) -> None:
     record, job = await bench.start_ready()
     bench.world.set_status(job, JobState.MISSING)
