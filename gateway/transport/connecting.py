@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -85,8 +87,9 @@ async def open_connection(
     Raises only ``GatewayError``.
     """
     watcher = Watcher()
+    ensure_local_names()
     try:
-        with failures.ssh_failures(where):
+        with failures.ssh_failures(where), _preparing(where):
             async with asyncio.timeout(timeout):
                 connection = await asyncssh.connect(
                     host,
@@ -113,6 +116,36 @@ async def open_connection(
     except GatewayError as error:
         raise _explain(error, watcher, where) from error.__cause__
     return connection, watcher
+
+
+def ensure_local_names() -> None:
+    """Give this process a local user name and a home directory where it has none.
+
+    asyncssh (2.24, ``SSHClientConnectionOptions.prepare``) calls ``getpass.getuser()`` before it
+    looks at its options, and no option takes its place; the name is then not used, since
+    ``username`` is given. Without a name in the environment it is looked up among the accounts of
+    this host: an account of a directory service may be unknown or slow, a uid may have no account.
+    Likewise ``SSHConfig`` expands ``~`` although no configuration is read.
+    """
+    # getpass.getuser() takes the first of these that is not empty.
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        os.environ["LOGNAME"] = f"uid{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/nonexistent"
+
+
+@contextmanager
+def _preparing(where: Text) -> Iterator[None]:
+    # asyncssh says so of options that it cannot use, and of names that it cannot encode.
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as exc:
+        if failures.find_failure(exc) is not None:
+            raise
+        detail = f"{type(exc).__name__}: {exc}"
+        raise failures.build_error(failures.OPTIONS, where, detail) from exc
 
 
 def _explain(error: GatewayError, watcher: Watcher, where: Text) -> GatewayError:

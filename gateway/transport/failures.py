@@ -137,6 +137,14 @@ CREDENTIAL: Final = Failure(
 REMOTE_FILE: Final = Failure(
     ClusterRefused, "remote_file", text("A file operation failed on {where}.")
 )
+OPTIONS: Final = Failure(
+    ClusterRefused,
+    "ssh_options",
+    text(
+        "A connection to {where} could not be prepared. An admin must look at the login section "
+        "of the cluster profile and at the gateway's log."
+    ),
+)
 UNEXPECTED: Final = Failure(
     ClusterRefused, "unexpected", text("An answer of {where} was not expected.")
 )
