@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import sys
 from importlib import resources
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from jupyterhub.app import JupyterHub
+
 from gateway.errors import ConfigurationError
+from gateway.hub.connection import connector_client
 from gateway.hub.proxy import parse_bind_url, proxy_token_file
 from gateway.hub.routes import install_routes
 from gateway.hub.secret_files import ensure_secret
 from gateway.hub.spawner import GatewaySpawner
+from gateway.hub.sweep import begin_sweep
 from gateway.settings import DummySignIn, Settings
 from gateway.text import text
 from gateway.values.identity import HUB_NAME
@@ -39,6 +44,7 @@ def configure(c: Any, settings: Settings) -> None:
     configure_culler(c, settings)
     configure_pages(c, settings)
     configure_logs(c, settings)
+    configure_sweep(settings)
 
 
 def configure_addresses(c: Any, settings: Settings) -> None:
@@ -192,6 +198,16 @@ def configure_logs(c: Any, settings: Settings) -> None:
     """One line an event on standard error; the service manager keeps them."""
     c.JupyterHub.log_level = settings.log_level
     c.Application.log_level = settings.log_level
+
+
+def configure_sweep(settings: Settings) -> None:
+    """A hub that starts looks for what it has let go of; nothing when only the file is read."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if JupyterHub.initialized():
+        begin_sweep(JupyterHub.instance(), connector_client(str(settings.connector_socket)))
 
 
 def is_loopback(url: str) -> bool:

@@ -9,7 +9,12 @@ from batchspawner.api import BatchSpawnerAPIHandler
 from jupyterhub import apihandlers, handlers
 from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.handlers.base import UserUrlHandler
-from jupyterhub.handlers.pages import HomeHandler, SpawnHandler, SpawnPendingHandler
+from jupyterhub.handlers.pages import (
+    HomeHandler,
+    ProxyErrorHandler,
+    SpawnHandler,
+    SpawnPendingHandler,
+)
 from jupyterhub.handlers.static import CacheControlStaticFilesHandler
 
 from gateway.hub.home_page import HomePage
@@ -17,6 +22,7 @@ from gateway.hub.launch_events import LaunchEvents
 from gateway.hub.launch_page import LaunchPage, PendingPage
 from gateway.hub.not_running_page import NotRunningPage
 from gateway.hub.pages import ASSETS
+from gateway.hub.proxy_error_page import ProxyErrorPage
 from gateway.hub.server_api import ServerApi
 from gateway.hub.spawn_page import SpawnPage
 
@@ -24,6 +30,7 @@ REPLACED: Final[dict[Any, Any]] = {
     HomeHandler: HomePage,
     SpawnHandler: SpawnPage,
     SpawnPendingHandler: PendingPage,
+    ProxyErrorHandler: ProxyErrorPage,
     UserUrlHandler: NotRunningPage,
     UserServerAPIHandler: ServerApi,
 }

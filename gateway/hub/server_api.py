@@ -45,7 +45,13 @@ class ServerApi(UserServerAPIHandler):
             spawner.asked_by = by
         elif user is not None:
             await self._end_forgotten(user, server_name, by)
-        await super().delete(user_name, server_name)
+        try:
+            await super().delete(user_name, server_name)
+        except BaseException:
+            # Nothing is being stopped: the hub's own tidying must not count as the asker's.
+            if spawner is not None and spawner.pending != "stop":
+                spawner.asked_by = None
+            raise
 
     async def _end_forgotten(self, user: Any, server_name: str, by: str) -> None:
         # The hub may have let go of a server whose launch goes on: it is what is to be stopped.

@@ -29,7 +29,12 @@ async def stop_server(handler: Any, user: Any, server_name: str, by: str) -> Non
             await asyncio.wait([future], timeout=_CANCEL_PATIENCE)
     if spawner.ready or (spawner.server is not None and not spawner.pending):
         spawner.asked_by = by
-        await handler.stop_single_user(user, server_name)
+        try:
+            await handler.stop_single_user(user, server_name)
+        except BaseException:
+            if spawner.pending != "stop":
+                spawner.asked_by = None
+            raise
         return
     for launch in launches:
         if launch.state in LIVE_STATES:

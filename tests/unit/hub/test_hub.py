@@ -212,6 +212,37 @@ async def test_api_stop_ends_a_launch_that_the_hub_has_let_go_of(hub: RunningHub
     assert hub.stand_in.stops == [(made.launch.id, "alice")]
 
 
+async def test_a_hub_that_starts_sweeps(hub: RunningHub) -> None:
+    alice, bob = await hub.sign_in("alice"), await hub.sign_in("bob")
+    view = await start(hub, alice)
+    hub.stand_in.make_ready(view.id)
+    await until(lambda: is_ready(alice))
+    async with ConnectorClient(hub.stand_in.socket) as client:
+        identity = IdentityModel(source="dummy", subject="bob", name="bob")
+        lost = await client.ensure(EnsureRequest(identity=identity, options=FORM))
+    for note in ("Server at /user/bob/", "Server at /user/bob/old/", "my own"):
+        status, said = await bob.api("POST", "/users/bob/tokens", {"note": note})
+        assert status == 201, said
+    await hub.close_hub()
+    await hub.open_hub()
+
+    async def swept() -> bool:
+        _, tokens = await bob.api("GET", "/users/bob/tokens")
+        return "Server at /user/bob/old/" not in tokens
+
+    await until(swept, seconds=30)
+    _, tokens = await bob.api("GET", "/users/bob/tokens")
+    # That of the launch that lives stays, and so does what is no server's.
+    assert '"Server at /user/bob/"' in tokens
+    assert "my own" in tokens
+    _, tokens = await alice.api("GET", "/users/alice/tokens")
+    assert "Server at /user/alice/" in tokens
+    log = (hub.directory / "hub.log").read_text()
+    assert f"gateway launches cancel {lost.launch.id}" in log
+    assert f"gateway launches cancel {view.id}" not in log
+    assert hub.stand_in.stops == []
+
+
 async def test_stop_is_refused_while_the_connector_is_away(hub: RunningHub) -> None:
     alice = await hub.sign_in("alice")
     view = await start(hub, alice)
@@ -312,6 +343,24 @@ async def test_the_page_of_another_user_is_closed(hub: RunningHub) -> None:
     carol = await hub.sign_in("carol")
     status, _, _ = await carol.get("/hub/launch/alice")
     assert status == 200
+
+
+async def test_a_server_that_does_not_answer_leads_to_its_launch_page(hub: RunningHub) -> None:
+    alice = await hub.sign_in("alice")
+    await start(hub, alice)
+    stranger = await hub.sign_in("bob")
+    for url, link in (
+        ("/user/alice/lab/tree/x", "/hub/launch/alice"),
+        ("/user/alice", "/hub/launch/alice"),
+    ):
+        status, _, page = await stranger.get(f"/hub/error/503?url={url}")
+        assert status == 200
+        assert f'href="{link}' in page
+        assert "does not answer" in page
+        assert "ne répond pas" in page
+    for url in ("/user/nobody/lab", "/hub/home", "https://user/alice"):
+        _, _, page = await stranger.get(f"/hub/error/503?url={url}")
+        assert "/hub/launch/" not in page
 
 
 async def test_cancel_needs_the_xsrf_token(hub: RunningHub) -> None:
