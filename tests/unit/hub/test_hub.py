@@ -221,7 +221,7 @@ async def test_a_hub_that_starts_sweeps(hub: RunningHub) -> None:
         identity = IdentityModel(source="dummy", subject="bob", name="bob")
         lost = await client.ensure(EnsureRequest(identity=identity, options=FORM))
     for note in ("Server at /user/bob/", "Server at /user/bob/old/", "my own"):
-        status, said = await bob.api("POST", "/users/bob/tokens", {"note": note})
+        status, said = await bob.api("POST", "/users/bob/tokens", json={"note": note})
         assert status == 201, said
     await hub.close_hub()
     await hub.open_hub()
@@ -237,7 +237,7 @@ async def test_a_hub_that_starts_sweeps(hub: RunningHub) -> None:
     assert "my own" in tokens
     _, tokens = await alice.api("GET", "/users/alice/tokens")
     assert "Server at /user/alice/" in tokens
-    log = (hub.directory / "hub.log").read_text()
+    log = hub.log
     assert f"gateway launches cancel {lost.launch.id}" in log
     assert f"gateway launches cancel {view.id}" not in log
     assert hub.stand_in.stops == []
