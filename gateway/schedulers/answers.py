@@ -1,10 +1,16 @@
-"""What all parsers of scheduler output share. Pure."""
+"""What all readers of scheduler output share. Pure."""
 
 from __future__ import annotations
 
-from gateway.errors import ClusterRefused
+from typing import Final
+
+from gateway.errors import ClusterRefused, ClusterUnavailable, ConfigurationError, GatewayError
 from gateway.schedulers.command_environment import ANSWERED
 from gateway.text import text
+from gateway.transport.base import CommandResult
+
+# sh(1): the command was not found
+NOT_FOUND: Final = 127
 
 
 def not_understood(what: str, shown: str) -> ClusterRefused:
@@ -26,3 +32,33 @@ def cut_closing_line(output: str) -> str:
     if before == output:
         raise not_understood("cut off", output[-200:])
     return before
+
+
+def explain_failed_query(
+    result: CommandResult, what: str, words: str, *, shown: str, answered: bool
+) -> GatewayError:
+    """The error for a query that failed, when its words say nothing more special.
+
+    ``what`` names the command for admins; ``words`` is what it said, ``shown`` the part of it for
+    users; ``answered`` tells whether those come from a scheduler that could be asked.
+    """
+    detail = f"{what}, exit {result.exit_status}: {words[:400]!a}"
+    if result.exit_status == NOT_FOUND:
+        return ConfigurationError(
+            text(
+                "{command} was not found on the login node: set scheduler.bin_directory.",
+                command=what,
+            ),
+            detail=detail,
+        )
+    if not words or not answered:
+        return ClusterUnavailable(
+            text("The scheduler of the cluster does not answer."),
+            detail=detail,
+            reason="scheduler_unavailable",
+        )
+    return ClusterRefused(
+        text("The scheduler refused to answer: {words}.", words=shown),
+        detail=detail,
+        reason="scheduler_refused",
+    )

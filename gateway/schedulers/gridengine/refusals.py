@@ -10,14 +10,13 @@ import re
 from typing import Final
 
 from gateway.errors import (
-    ClusterRefused,
-    ClusterUnavailable,
     ConfigurationError,
     GatewayError,
     RequestRejected,
     SubmitAmbiguous,
 )
 from gateway.profiles.models import GridEngineSchedulerProfile
+from gateway.schedulers.answers import NOT_FOUND, explain_failed_query
 from gateway.text import Words, text
 from gateway.transport.base import CommandResult
 
@@ -41,7 +40,6 @@ _UNABLE: Final = "Unable to run job: "
 UNSUITABLE: Final = "no suitable queues"
 _ELSEWHERE: Final = "is not contained in its hard queue list"
 _JOB_NUMBER: Final = re.compile(r"^Job [0-9]+ ")
-_NOT_FOUND: Final = 127
 
 
 def _build_fields(
@@ -95,14 +93,6 @@ def explain_failure(result: CommandResult, what: str) -> GatewayError:
     """The error for a query that failed; ``what`` names the command for admins."""
     words = read_words(result)
     detail = f"{what}, exit {result.exit_status}: {words[:400]!a}"
-    if result.exit_status == _NOT_FOUND:
-        return ConfigurationError(
-            text(
-                "{command} was not found on the login node: set scheduler.bin_directory.",
-                command=what,
-            ),
-            detail=detail,
-        )
     if _NO_CELL.search(words):
         return ConfigurationError(
             text("Grid Engine's commands do not find their cluster: set scheduler.root and cell."),
@@ -113,16 +103,12 @@ def explain_failure(result: CommandResult, what: str) -> GatewayError:
             text("The login node may not submit jobs: Grid Engine must know it as a submit host."),
             detail=detail,
         )
-    if _NO_ANSWER.search(words) or not words or result.exit_status > 128:
-        return ClusterUnavailable(
-            text("The scheduler of the cluster does not answer."),
-            detail=detail,
-            reason="scheduler_unavailable",
-        )
-    return ClusterRefused(
-        text("The scheduler refused to answer: {words}.", words=_joined(words.splitlines()[0])),
-        detail=detail,
-        reason="scheduler_refused",
+    return explain_failed_query(
+        result,
+        what,
+        words,
+        shown=_joined(words.splitlines()[0]) if words else "",
+        answered=not _NO_ANSWER.search(words) and result.exit_status <= 128,
     )
 
 
@@ -141,7 +127,7 @@ def explain_refusal(result: CommandResult, profile: GridEngineSchedulerProfile) 
             ),
             detail=detail,
         )
-    if result.exit_status == _NOT_FOUND or _NO_CELL.search(words) or _NO_HOST.search(words):
+    if result.exit_status == NOT_FOUND or _NO_CELL.search(words) or _NO_HOST.search(words):
         return explain_failure(result, "qsub")
     if "Unable to read script file" in words or "no script in your request" in words:
         return ConfigurationError(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
+from gateway.schedulers.ending_words import name_signal, show_walltime
 from gateway.schedulers.gridengine.parsers import (
     AccountingRow,
     QueueRow,
@@ -19,7 +20,7 @@ from gateway.schedulers.gridengine.parsers import (
 from gateway.schedulers.gridengine.reasons import explain_reason
 from gateway.text import Words, text
 from gateway.values.jobs import JobEnd, JobId, JobState, JobStatus, Outcome
-from gateway.values.resources import MemorySize, format_walltime
+from gateway.values.resources import MemorySize
 
 # Letters that qstat(1) knows; the state of a job is several of them.
 KNOWN: Final = frozenset("dEhrRsSTtwqPz")
@@ -160,7 +161,7 @@ def _build_outcome(
             return Outcome.OUT_OF_MEMORY, _explain_memory(memory)
         if walltime is not None and _elapsed(row) >= walltime - _SLACK:
             return Outcome.WALLTIME, text(
-                "The job reached its time limit of {limit}.", limit=_show_walltime(walltime)
+                "The job reached its time limit of {limit}.", limit=show_walltime(walltime)
             )
         if row.failed == LIMIT_ENFORCED:
             return Outcome.WALLTIME, text(
@@ -170,7 +171,7 @@ def _build_outcome(
         if cancelled:
             return Outcome.CANCELLED, text("The job was cancelled.")
         return Outcome.FAILED, text(
-            "The job was ended by signal {signal}.", signal=_name_signal(signal)
+            "The job was ended by signal {signal}.", signal=name_signal(signal)
         )
     if code:
         return Outcome.FAILED, text("The job ended with exit code {code}.", code=code)
@@ -205,19 +206,3 @@ def _explain_not_started(row: AccountingRow) -> Words:
         row.failed,
         text("The job was not started: {words}.", words=row.failed_words or f"failed {row.failed}"),
     )
-
-
-def _show_walltime(walltime: timedelta) -> str:
-    hours, rest = divmod(int(walltime.total_seconds()), 3600)
-    if hours and not rest:
-        return f"{hours} h"
-    if not hours and rest % 60 == 0:
-        return f"{rest // 60} min"
-    return format_walltime(walltime)
-
-
-def _name_signal(number: int) -> str:
-    try:
-        return f"{number} ({signals.Signals(number).name})"
-    except ValueError:
-        return str(number)

@@ -10,13 +10,13 @@ import re
 from typing import Final
 
 from gateway.errors import (
-    ClusterRefused,
     ClusterUnavailable,
     ConfigurationError,
     GatewayError,
     RequestRejected,
     SubmitAmbiguous,
 )
+from gateway.schedulers.answers import NOT_FOUND, explain_failed_query
 from gateway.text import Words, text
 from gateway.transport.base import CommandResult
 from gateway.values.resources import ResourceRequest
@@ -26,7 +26,6 @@ FINISHED: Final = 35
 _UNAUTHORISED: Final = 159
 _WRONG_STATE: Final = 168
 _NODE_AWAY: Final = 222
-_NOT_FOUND: Final = 127
 _BAD_VALUE: Final = 166
 _UNKNOWN_RESOURCE: Final = 187
 _HOOK: Final = 32
@@ -65,25 +64,12 @@ _FIELDS: Final[tuple[tuple[str, re.Pattern[str], Words], ...]] = (
 def explain_failure(result: CommandResult, what: str) -> GatewayError:
     """The error for a query that failed; ``what`` names the command for admins."""
     words = result.error_text.strip() or result.text.strip()
-    detail = f"{what}, exit {result.exit_status}: {words[:400]!a}"
-    if result.exit_status == _NOT_FOUND:
-        return ConfigurationError(
-            text(
-                "{command} was not found on the login node: set scheduler.bin_directory.",
-                command=what,
-            ),
-            detail=detail,
-        )
-    if not words or _NO_ANSWER.search(words):
-        return ClusterUnavailable(
-            text("The scheduler of the cluster does not answer."),
-            detail=detail,
-            reason="scheduler_unavailable",
-        )
-    return ClusterRefused(
-        text("The scheduler refused to answer: {words}.", words=_show(words)),
-        detail=detail,
-        reason="scheduler_refused",
+    return explain_failed_query(
+        result,
+        what,
+        words,
+        shown=_show(words),
+        answered=not _NO_ANSWER.search(words),
     )
 
 
@@ -98,7 +84,7 @@ def explain_refusal(
     status = result.exit_status
     words = _strip_program(result.error_text)
     detail = f"qsub, exit {status}: {words[:400]!a}"
-    if status == _NOT_FOUND:
+    if status == NOT_FOUND:
         return explain_failure(result, "qsub")
     if not _is_refused(status, result.error_text):
         return SubmitAmbiguous(

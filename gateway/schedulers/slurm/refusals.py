@@ -9,13 +9,12 @@ import re
 from typing import Final
 
 from gateway.errors import (
-    ClusterRefused,
-    ClusterUnavailable,
     ConfigurationError,
     GatewayError,
     RequestRejected,
     SubmitAmbiguous,
 )
+from gateway.schedulers.answers import NOT_FOUND, explain_failed_query
 from gateway.text import Words, text
 from gateway.transport.base import CommandResult
 
@@ -49,7 +48,6 @@ _NO_ACCOUNTING: Final = (
     "not running a supported accounting_storage plugin",
 )
 _USAGE_ERROR: Final = 255
-_NOT_FOUND: Final = 127
 
 _GPUS: Final = text("These GPUs are not possible here.")
 
@@ -106,24 +104,12 @@ def explain_failure(result: CommandResult, what: str) -> GatewayError:
         return ConfigurationError(
             text("The cluster keeps no accounts: set scheduler.accounting to false."), detail=detail
         )
-    if result.exit_status == _NOT_FOUND:
-        return ConfigurationError(
-            text(
-                "{command} was not found on the login node: set scheduler.bin_directory.",
-                command=what,
-            ),
-            detail=detail,
-        )
-    if _NO_ANSWER.search(words) or not words or result.exit_status > 128:
-        return ClusterUnavailable(
-            text("The scheduler of the cluster does not answer."),
-            detail=detail,
-            reason="scheduler_unavailable",
-        )
-    return ClusterRefused(
-        text("The scheduler refused to answer: {words}.", words=_first_line(words)),
-        detail=detail,
-        reason="scheduler_refused",
+    return explain_failed_query(
+        result,
+        what,
+        words,
+        shown=_first_line(words),
+        answered=not _NO_ANSWER.search(words) and result.exit_status <= 128,
     )
 
 
@@ -135,7 +121,7 @@ def explain_refusal(result: CommandResult, *, gpus: bool = False) -> GatewayErro
     """
     words = _strip_program(result.error_text)
     detail = f"sbatch, exit {result.exit_status}: {words[:400]!a}"
-    if result.exit_status == _NOT_FOUND:
+    if result.exit_status == NOT_FOUND:
         return explain_failure(result, "sbatch")
     if any(fault in words for fault in _TEMPLATE_FAULTS):
         return ConfigurationError(

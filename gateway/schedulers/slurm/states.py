@@ -5,16 +5,15 @@ Sources: squeue(1), JOB STATE CODES and JOB REASON CODES, of 22.05.8 and 26.05.3
 
 from __future__ import annotations
 
-import signal as signals
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
+from gateway.schedulers.ending_words import name_signal, show_walltime
 from gateway.schedulers.slurm.parsers import AccountingRow, QueueRow
 from gateway.schedulers.slurm.reasons import explain_reason
 from gateway.text import Words, text
 from gateway.values.jobs import JobEnd, JobId, JobState, JobStatus, Outcome
-from gateway.values.resources import format_walltime
 
 STATES: Final = {
     "PENDING": JobState.PENDING,
@@ -176,7 +175,7 @@ def build_end(
 
 def _build_failed(state: str, reason: str, code: int | None, signal: int | None) -> Words:
     if signal:
-        return text("The job was ended by signal {signal}.", signal=_name_signal(signal))
+        return text("The job was ended by signal {signal}.", signal=name_signal(signal))
     if code:
         return text("The job ended with exit code {code}.", code=code)
     return text("The job failed.")
@@ -214,7 +213,7 @@ def _build_words(
     if outcome is Outcome.WALLTIME:
         if walltime is None:
             return text("The job reached its time limit.")
-        return text("The job reached its time limit of {limit}.", limit=_show_walltime(walltime))
+        return text("The job reached its time limit of {limit}.", limit=show_walltime(walltime))
     if outcome is Outcome.OUT_OF_MEMORY:
         if not memory:
             return text("The job used more memory than it had asked for. Ask for more.")
@@ -227,19 +226,3 @@ def _build_words(
     if outcome is Outcome.PREEMPTED:
         return text("The job was ended to make room for one with more priority.")
     return text("The job came to its end.")
-
-
-def _show_walltime(walltime: timedelta) -> str:
-    hours, rest = divmod(int(walltime.total_seconds()), 3600)
-    if hours and not rest:
-        return f"{hours} h"
-    if not hours and rest % 60 == 0:
-        return f"{rest // 60} min"
-    return format_walltime(walltime)
-
-
-def _name_signal(number: int) -> str:
-    try:
-        return f"{number} ({signals.Signals(number).name})"
-    except ValueError:
-        return str(number)
