@@ -23,7 +23,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 PORT ?= 8000
 
-.PHONY: help demo smoke test test-setup faults bench lint types docs testbed-up testbed-down env dev-env clean
+.PHONY: help demo smoke test test-setup lint types docs testbed-up testbed-down env dev-env clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
