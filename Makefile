@@ -43,6 +43,7 @@ test-setup: ## install what the tests need (root, Debian)
 lint: dev-env ## style, layers, file sizes, shell scripts
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports
 	@tests/check-sizes
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* tests/check-sizes tests/testbed/setup.sh .ci/run; fi
 
 types: dev-env ## mypy --strict
 	@$(BIN)/mypy
