@@ -10,12 +10,10 @@ from pathlib import Path
 PURE = [
     "gateway/values/*",
     "gateway/options/*",
-    "gateway/schedulers/slurm/commands.py",
-    "gateway/schedulers/slurm/parsers.py",
-    "gateway/schedulers/slurm/states.py",
+    "gateway/schedulers/slurm/*",
+    "gateway/schedulers/pbs/*",
     "gateway/schedulers/gridengine/*",
-    "gateway/rendering/quoting.py",
-    "gateway/rendering/job_log.py",
+    "gateway/rendering/*",
     "gateway/signer/policy.py",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import ClusterRefused
 from gateway.schedulers.command_environment import ANSWERED
-from gateway.schedulers.slurm import cluster_parsers, parsers
+from gateway.schedulers.slurm import cluster_parsers, parsers, states
 from gateway.values.jobs import JobId
 from tests.unit.schedulers.recordings import answered, as_queue, one
 
@@ -69,6 +70,13 @@ def test_every_prefix_is_not_understood(cut: int) -> None:
     whole = as_queue(one("22.05", "squeue-fmt-many").stdout)
     with pytest.raises(ClusterRefused):
         parsers.parse_queue(whole[: cut % len(whole)])
+
+
+def test_a_line_without_its_end() -> None:
+    """The closing line follows at once: the one before it lost its end."""
+    assert len(parsers.parse_queue(f"{ROW}\n{ANSWERED}\n")) == 1
+    with pytest.raises(ClusterRefused):
+        parsers.parse_queue(f"{ROW}{ANSWERED}\n")
 
 
 @given(name=st.text(max_size=60))
@@ -141,6 +149,18 @@ def test_accounting() -> None:
     assert (named.job_id, named.owner) == ("17", "alice")
     with pytest.raises(ClusterRefused):
         parsers.parse_accounting_names(answered("17_1|2026-11-20T18:33:34|alice|\n"))
+
+
+def test_an_accounting_that_does_not_know_the_end() -> None:
+    (row,) = parsers.parse_accounting(answered(f"{SACCT}\n"))
+    met: list[str] = []
+    ended = states.build_accounted_status(row, met.append)
+    assert ended is not None
+    assert ended.end is not None
+    assert states.build_accounted_status(replace(row, ended_at=None), met.append) is None
+    assert met == []
+    assert states.build_accounted_status(replace(row, state="REBORN"), met.append) is None
+    assert met == ["REBORN"]
 
 
 def test_durations() -> None:
