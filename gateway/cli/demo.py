@@ -22,7 +22,7 @@ from gateway.rehearsal.profile import CLUSTER, build_rehearsal_profile
 from gateway.signer.authority import generate_authority
 from gateway.text import text
 
-PASSWORD: Final = "rehearsal"  # noqa: S105 - printed at start; loopback only  # noqa: S105 - printed for everybody
+PASSWORD: Final = "rehearsal"  # noqa: S105 - printed at start; loopback only
 
 
 class Demo:

@@ -145,7 +145,12 @@ def check_port_free(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ConfigurationError(
-                text("Port {port} of this machine is busy; choose another with --port.", port=port),
+                text(
+                    "Port {port} of this machine is busy; choose another with --port "
+                    "(make demo PORT={other}).",
+                    port=port,
+                    other=port + 1 if port < 65535 else 8000,
+                ),
                 detail=str(error.strerror),
                 reason="port",
             ) from error

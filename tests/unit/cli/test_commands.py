@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -53,6 +54,16 @@ async def test_no_settings_file(tmp_path: Path, words: tuple[str, ...]) -> None:
     status, out, err = await run(*words, "--config", str(path))
     assert status == 78
     assert f"cannot read {path}: No such file" in out + err
+
+
+async def test_a_busy_port_is_told_before_anything_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        status, out, err = await run("up", "--rehearsal", "--port", str(port))
+    assert status == 78
+    assert out == ""
+    assert f"Port {port} of this machine is busy; choose another with --port" in err
+    assert "make demo PORT=" in err
 
 
 async def test_an_unknown_command_suggests_the_nearest() -> None:
