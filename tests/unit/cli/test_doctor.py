@@ -131,14 +131,14 @@ async def test_a_signer_that_does_not_answer(site: Site) -> None:
 
 async def test_a_refused_sign_in_names_the_causes(site: Site) -> None:
     # Signed for, but no account of the cluster.
-    site.allow(users=["dave"])
-    _, results = await site.visit("dave")
-    assert outcomes(results, Outcome.FAIL) == {"sign_in:user:dave", "accounts"}
-    words = said(results["sign_in:user:dave"])
+    site.allow(users=["newcomer"])
+    _, results = await site.visit("newcomer")
+    assert outcomes(results, Outcome.FAIL) == {"sign_in:user:newcomer", "accounts"}
+    words = said(results["sign_in:user:newcomer"])
     authority = asyncssh.read_private_key(site.directory / "state" / "user_ca")
     assert "1. sshd does not trust the gateway's authority: TrustedUserCAKeys" in words
     assert authority.get_fingerprint() in words
-    for cause in ("2. The account dave", "3. The clocks differ", "4. sshd sees another source"):
+    for cause in ("2. The account newcomer", "3. The clocks differ", "4. sshd sees another source"):
         assert cause in words
 
 

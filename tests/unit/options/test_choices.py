@@ -146,7 +146,7 @@ def test_listed_accounts_bound_those_of_the_scheduler() -> None:
         ("account", "../x"),
         ("account", "other"),
         ("qos", "night"),
-        ("reservation", "x\nUsers=eve"),
+        ("reservation", "x\nUsers=bob"),
         ("reservation", "theirs"),
         ("environment", "nope"),
         ("start_directory", "/etc"),

@@ -44,7 +44,7 @@ async def test_commands_run_in_the_users_home_with_its_own_names(site: Site) -> 
         ("alice", {"principals": []}),
         ("alice", {"valid_after": "20200101", "valid_before": "20200102"}),
         ("alice", {"source_address": ["192.0.2.1"]}),
-        ("mallory", {}),
+        ("stranger", {}),
         ("root", {}),
     ],
 )

@@ -21,7 +21,7 @@ ALLOWED = AllowList.model_validate(
             },
             "listed": {"users": ["alice"], "user_pattern": None},
         },
-        "deny": ["mallory"],
+        "deny": ["staff"],
     }
 )
 
@@ -57,7 +57,7 @@ def test_allowed(request_: SignRequest) -> None:
         (ask("root"), "never"),
         (ask("slurm"), "never"),
         (ask("munge"), "never"),
-        (ask("mallory"), "never"),
+        (ask("staff"), "never"),
         (ask("alice", cluster="other"), "no such cluster"),
         (ask("bob", cluster="listed"), "not on the allow-list as user"),
         (ask("gw-observer"), "not on the allow-list as user"),  # a pattern is for people

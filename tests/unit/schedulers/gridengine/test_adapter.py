@@ -346,7 +346,7 @@ async def test_associations() -> None:
     assert [one.account for one in found] == ["chemistry", "physics"]
     everybody = ok(projects.text.replace("acl physics", "acl NONE").replace("chemistry", "NONE"))
     transport = ScriptedTransport(qconf=[names, everybody, user])
-    assert len(await build(transport).fetch_associations("dave")) == 2
+    assert len(await build(transport).fetch_associations("newcomer")) == 2
     assert await build(ScriptedTransport(), accounting=False).fetch_associations("alice") == ()
     for none in (failed("no project defined\n"), ok(answered(""))):
         assert await build(ScriptedTransport(qconf=none)).fetch_associations("alice") == ()
