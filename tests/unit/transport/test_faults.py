@@ -13,6 +13,7 @@ import pytest
 from gateway.errors import ClusterRefused, ClusterUnavailable, ConfigurationError, GatewayError
 from gateway.transport.base import Actor, Role
 from gateway.transport.ssh import signal_number
+from tests.sshd import Sshd
 
 from .conftest import Opener
 
@@ -257,13 +258,24 @@ async def test_fifty_connects_at_once_respect_max_startups(ssh: Opener) -> None:
     assert "MaxStartups" not in server.log.read_text()
 
 
+async def take_the_only_place(server: Sshd) -> asyncio.StreamWriter:
+    """A connection that sshd counts and that never signs in."""
+    async with asyncio.timeout(10):
+        while True:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            if (await reader.readline()).startswith(b"SSH-"):
+                return writer
+            # The one before is still counted.
+            writer.close()
+            await asyncio.sleep(0.05)
+
+
 async def test_dropped_connections_are_tried_again(
     ssh: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = ssh.sshd("MaxStartups 1:100:1")
     pool = ssh.pool(server)
-    _, holder = await asyncio.open_connection(server.host, server.port)
-    await asyncio.sleep(0.2)
+    holder = await take_the_only_place(server)
     call = asyncio.ensure_future(pool.login(ssh.user))
     await asyncio.sleep(0.2)
     holder.close()
@@ -271,8 +283,7 @@ async def test_dropped_connections_are_tried_again(
     assert not (await call).is_closed()
 
     monkeypatch.setattr("gateway.transport.pool.DROPPED_PAUSES", (0.05,))
-    _, holder = await asyncio.open_connection(server.host, server.port)
-    await asyncio.sleep(0.2)
+    holder = await take_the_only_place(server)
     error = await fault(ssh, ssh.transport(server))
     assert isinstance(error, ClusterUnavailable)
     assert error.reason == "dropped"
