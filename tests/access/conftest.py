@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ class Scene:
     job: Job
     secrets: dict[str, str]
     connection_file: dict[str, object]
+    begun: float
 
     def find_secrets(self, words: str) -> list[str]:
         """Which of the launch's secrets are in ``words``."""
@@ -66,6 +68,7 @@ async def gateway(
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def scene(gateway: Gateway, bed: Bed) -> AsyncIterator[Scene]:
     cluster = Cluster(bed)
+    begun = time.time()
     async with Visitor(URL, "alice") as alice:
         await alice.sign_in(PASSWORD)
         await alice.start()
@@ -94,7 +97,7 @@ async def scene(gateway: Gateway, bed: Bed) -> AsyncIterator[Scene]:
             "browser token": await alice.token(),
         }
         assert all(len(value) >= 32 for value in known.values()), known.keys()
-        yield Scene(bed, gateway, cluster, alice, kernel, job, known, connection)
+        yield Scene(bed, gateway, cluster, alice, kernel, job, known, connection, begun)
         await kernel.close()
         cluster.cancel(neighbour)
         await alice.stop()

@@ -42,8 +42,10 @@ async def test_bob_is_really_there(scene: Scene) -> None:
 
 
 async def test_no_file_of_alice_is_readable(scene: Scene, host: str) -> None:
-    theirs = ["-user", "alice", "(", "-readable", "-o", "-writable", ")"]
-    own = walk(scene, host, "-user", "alice", "-type", "f")
+    # A bed that other suites have used holds files of other jobs of alice's.
+    since = ["-newermt", f"@{scene.begun}"]
+    theirs = ["-user", "alice", *since, "(", "-readable", "-o", "-writable", ")"]
+    own = walk(scene, host, "-user", "alice", *since, "-type", "f")
     assert host == "login" or own, "root finds files of alice's session: the walk looks somewhere"
     assert walk(scene, host, *theirs, user="bob") == []
 
