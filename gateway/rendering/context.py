@@ -17,7 +17,7 @@ from gateway.values.resources import ResourceRequest, format_walltime
 
 @dataclass(frozen=True, slots=True)
 class ClusterContext:
-    """``cluster``: ``name`` and ``scheduler`` (``slurm``)."""
+    """``cluster``: ``name`` and ``scheduler`` (``slurm``, ``pbs`` or ``gridengine``)."""
 
     name: str
     scheduler: str

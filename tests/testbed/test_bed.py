@@ -255,9 +255,9 @@ def test_limits_are_enforced(bed: Bed) -> None:
 
 
 def test_a_new_user_can_work_at_once(bed: Bed) -> None:
-    person = bed.add_user("dave")
+    person = bed.add_user("newcomer")
     with job(bed, person.name, "--nodelist=c1"):
-        assert over_ssh(bed, "dave", "c1", "id -un").stdout == "dave\n"
+        assert over_ssh(bed, "newcomer", "c1", "id -un").stdout == "newcomer\n"
 
 
 def test_private_jobs_are_seen_by_the_observer_only(bed: Bed) -> None:

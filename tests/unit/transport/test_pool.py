@@ -71,11 +71,11 @@ async def test_many_who_wait_share_one_failure(ssh: Opener) -> None:
 
 async def test_idle_users_are_closed_service_accounts_stay(ssh: Opener) -> None:
     server = ssh.sshd()
-    pool = ssh.pool(server, idle_seconds=0.4)
+    pool = ssh.pool(server, idle_seconds=2.0)
     transport = SshTransport(pool)
     observer = Actor(Role.OBSERVER, ssh.site.user)
     mine, theirs = await pool.login(ssh.user), await pool.login(observer)
-    await transport.run(ssh.user, ["sleep", "1"], timeout=LIMIT)  # longer: in use is not idle
+    await transport.run(ssh.user, ["sleep", "3"], timeout=LIMIT)  # longer: in use is not idle
     assert await pool.login(ssh.user) is mine
     await eventually(lambda: mine.is_closed())
     assert not theirs.is_closed()
