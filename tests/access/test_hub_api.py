@@ -9,6 +9,8 @@ import aiohttp
 import pytest
 
 from tests.e2e.gateway import URL
+from tests.e2e.site import PASSWORD
+from tests.e2e.visitor import Visitor
 
 from .conftest import Scene
 
@@ -154,7 +156,24 @@ async def test_a_forged_request_is_refused_and_nothing_submitted(
     }
 
 
-def submitted(scene: Scene) -> list[str]:
-    """All jobs that alice ever submitted here, as the accounting knows."""
-    argv = ["sacct", "-X", "-n", "-P", "--user=alice", "--starttime=now-1hour", "--format=JobID"]
-    return scene.bed.run("login", argv, check=True).stdout.split()
+async def test_a_forged_request_for_the_default_server(scene: Scene) -> None:
+    """The same by the address of the default server, as somebody who has none."""
+    before = submitted(scene, "carol")
+    async with Visitor(URL, "carol") as carol:
+        await carol.sign_in(PASSWORD)
+        change = {"partition": "interactive\n#SBATCH --account=rrg-physics", "account": "def-carol"}
+        status, answer = await carol.api("POST", "/users/carol/server", GOOD | change)
+        assert status == 400, (status, answer)
+        assert "partition" in json.dumps(answer)
+    assert submitted(scene, "carol") == before
+
+
+def submitted(scene: Scene, user: str = "alice") -> list[str]:
+    """All jobs that this user ever submitted here: the accounting knows them late, the queue at
+    once, but forgets them."""
+    accounting = ["sacct", "-X", "-n", "-P", "--starttime=now-1hour", "--format=JobID"]
+    queue = ["squeue", "--noheader", "--states=all", "--format=%A"]
+    found: set[str] = set()
+    for argv in (accounting, queue):
+        found |= set(scene.bed.run("login", [*argv, f"--user={user}"], check=True).stdout.split())
+    return sorted(found)

@@ -148,6 +148,7 @@ exec >{output}/out 2>&1
 env | grep -E '^(SBATCH_|SLURM_CLUSTERS|SLURM_TIME_FORMAT|TZ=|PRIVATE_THING)' && echo leaked
 echo home=$HOME user=$USER export=$SLURM_EXPORT_ENV cpus=$SLURM_CPUS_PER_TASK
 ulimit -c
+srun --ntasks=2 --cpus-per-task=1 --overcommit sh -c 'echo rank $SLURM_PROCID of $SLURM_NTASKS'
 srun --ntasks=1 sh -c 'echo srun on $(hostname) path=$PATH' && touch {output}/done
 """
     job = await site.submit(script, cores=2)
@@ -156,6 +157,8 @@ srun --ntasks=1 sh -c 'echo srun on $(hostname) path=$PATH' && touch {output}/do
     assert "leaked" not in text
     assert "home=/home/alice user=alice export= cpus=2" in text, text
     assert "srun on c3 path=/usr/local" in text, text
+    # what an MPI program needs: its ranks
+    assert {"rank 0 of 2", "rank 1 of 2"} <= set(text.splitlines()), text
     assert (output / "done").exists()
 
 

@@ -210,3 +210,30 @@ def test_paths_are_not_touched_by_validation(tmp_path: Path) -> None:
     assert check_options(GOOD | {"start_directory": "projects/été"}, choices()).start_directory == (
         "projects/été"
     )
+
+
+def test_another_partition_is_the_default_when_the_usual_one_is_closed() -> None:
+    named = PROFILE.model_copy(update={"default_partition": "gone"})
+    assert build_choices(named, [LIVE, GPU], ACCOUNTS, []).default_partition == "interactive"
+
+
+def test_what_fits_no_other_words_is_shown_escaped() -> None:
+    with pytest.raises(RequestRejected) as caught:
+        check_options(GOOD | {"gpus": float("nan")}, choices())
+    assert set(caught.value.fields) == {"gpus"}
+    with pytest.raises(RequestRejected) as caught:
+        check_options(GOOD | {"qos": b"\xff"}, choices())
+    assert "is not understood" in caught.value.fields["qos"].render()
+
+
+def test_nothing_at_all_is_open() -> None:
+    with pytest.raises(RequestRejected) as caught:
+        check_options(GOOD, {})
+    assert caught.value.fields["cluster"].render() == '"fir" is not open to you'
+
+
+def test_options_that_were_checked_may_be_checked_again() -> None:
+    options = check_options(GOOD, choices())
+    amounts = {"memory": options.memory, "walltime": options.walltime}
+    again = check_options(options.model_dump() | amounts, choices())
+    assert again.walltime == timedelta(hours=2)

@@ -15,7 +15,7 @@ from gateway.errors import ClusterRefused
 from gateway.schedulers.command_environment import ANSWERED
 from gateway.schedulers.slurm import cluster_parsers, parsers, states
 from gateway.values.jobs import JobId
-from tests.unit.schedulers.recordings import answered, as_queue, one
+from tests.unit.schedulers.recordings import VERSIONS, answered, as_queue, load, one
 
 ROW = "17|RUNNING|c1|c1|interactive|alice|2026-11-20T18:33:34|2026-11-20T18:33:35|N/A|None|."
 SACCT = (
@@ -54,6 +54,16 @@ def test_any_text(parse: Callable[[str], object], text: str, whole: bool) -> Non
         text = answered(text + "\n" if text else text)
     with suppress(ClusterRefused):
         parse(text)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_recording_through_every_parser(version: str) -> None:
+    """Whatever Slurm ever printed, also to another question: understood or refused, no fault."""
+    for recording in load(version):
+        for words in (recording.stdout, recording.stderr, answered(recording.stdout)):
+            for parse in PARSERS:
+                with suppress(ClusterRefused):
+                    parse(words)
 
 
 @given(text=TEXTS)
