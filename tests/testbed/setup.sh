@@ -8,7 +8,7 @@ slurm-wlm slurmdbd slurm-wlm-mysql-plugin munge mariadb-server
 lmod openssh-server openssh-client
 nftables iproute2 util-linux procps sudo
 gridengine-master gridengine-exec gridengine-client gridengine-common
-shellcheck chromium fonts-liberation
+shellcheck chromium fonts-liberation tcsh
 '
 
 if [ "$(id -u)" -ne 0 ]; then
