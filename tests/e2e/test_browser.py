@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -38,12 +39,13 @@ async def take_picture(page: Page, name: str) -> None:
     await page.screenshot(path=PICTURES / f"e2e-{name}.png", full_page=True)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_from_sign_in_to_stop_in_a_browser(
     browser: Browser,
     visit: Visit,
     cluster: Cluster,
     record_property: Callable[[str, object], None],
+    tmp_path: Path,
 ) -> None:
     await visit("alice")  # so that what is left is stopped at the end
     context = await browser.new_context(viewport={"width": 1280, "height": 900})
@@ -111,6 +113,8 @@ async def test_from_sign_in_to_stop_in_a_browser(
     await take_picture(page, "terminal")
     said.unlink()
 
+    await carry_a_large_file(page, cluster, tmp_path)
+
     await page.goto(f"{URL}/hub/launch/alice")
     await page.get_by_role("button", name="Stop the server").click()
     await expect(page.locator("#status")).to_contain_text("This server has ended")
@@ -118,3 +122,30 @@ async def test_from_sign_in_to_stop_in_a_browser(
     await until("an empty queue", lambda: not cluster.jobs("alice"))
     assert faults == []
     await context.close()
+
+
+async def carry_a_large_file(page: Page, cluster: Cluster, directory: Path) -> None:
+    """200 MB up with JupyterLab's own upload button, and down as a browser downloads."""
+    sent = directory / "large.bin"
+    block = secrets.token_bytes(1_000_000)
+    sent.write_bytes(block * 200)
+    await page.goto(f"{URL}/user/alice/lab?reset")
+    async with page.expect_file_chooser() as chosen:
+        await page.locator("jp-button[title^='Upload'], button[title^='Upload']").first.click()
+    await (await chosen.value).set_files(sent)
+    # JupyterLab asks before it takes something large.
+    await page.locator(".jp-Dialog button.jp-mod-accept").click()
+    there = cluster.bed.home / "alice" / sent.name
+    await until(
+        "the upload", lambda: there.exists() and there.stat().st_size == 200_000_000, bound=120
+    )
+    async with page.expect_download(timeout=60_000) as begun:
+        await page.evaluate(
+            "name => { const a = document.createElement('a'); a.href = name; a.download = '';"
+            " document.body.append(a); a.click(); a.remove(); }",
+            f"{URL}/user/alice/files/{sent.name}?download=1",
+        )
+    came = directory / "came.bin"
+    await (await begun.value).save_as(came)
+    assert came.read_bytes() == sent.read_bytes() == there.read_bytes()
+    there.unlink()
